@@ -1,0 +1,1 @@
+{% include "data/" ~ cookiecutter._variants[cookiecutter.variant].data %}

@@ -1,0 +1,1 @@
+{% include "models/" ~ cookiecutter._variants[cookiecutter.variant].model %}

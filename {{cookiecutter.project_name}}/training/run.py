@@ -1,0 +1,214 @@
+"""What the commands share: the command line, the run folder, checkpoints, tables and pictures."""
+
+import csv
+import json
+import logging
+import pickle
+import platform
+import shlex
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from matplotlib import pyplot as plt
+from rich.console import Console
+from rich.table import Table
+
+from data.data_module import MyDataModule
+from models.my_model import MyModel
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "config.yaml"
+LOGS = ROOT / "logs"
+
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data in memory needs none
+warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning 2.6 on PyTorch 2.15
+plt.switch_backend("agg")  # pictures go into files, never to a screen
+
+
+class RunCLI(LightningCLI):
+    """Configuration file and command line in, data module, model and trainer out; every run gets its own folder."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        self.run_dir = LOGS / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        super().__init__(
+            MyModel,
+            MyDataModule,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=SaveRun,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={
+                "default_config_files": [str(CONFIG)],
+                "description": "Fits a model and tests it.",
+                "usage": "train.py [--KEY VALUE ...]",
+            },
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--monitor", type=str, help="Metric that decides which epoch is kept as best.ckpt.")
+        parser.add_argument("--monitor_mode", type=Literal["min", "max"], help="Whether less or more of it is better.")
+        for name in MyDataModule.MODEL_ARGUMENTS:
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Puts the logger's files inside the run folder, and plain numbers in place of range-checked ones."""
+        for group in (self.config.model, self.config.data):
+            for key, value in group.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    group[key] = int(value) if isinstance(value, int) else float(value)  # others are unsafe to unpickle
+        loggers = self.config.trainer.logger
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            if not isinstance(logger, bool | None) and "save_dir" in logger.init_args:
+                logger.init_args.save_dir = str(self.run_dir / logger.init_args.save_dir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds to the configured logger and callbacks what every run has: `metrics.csv` and two checkpoints."""
+        config = self.config_init.trainer
+        loggers = config.logger if isinstance(config.logger, list) else [config.logger]
+        config.logger = [CSVLogger(self.run_dir, name="", version=""), *(x for x in loggers if isinstance(x, Logger))]
+        config.default_root_dir = str(self.run_dir)
+        if not config.fast_dev_run:
+            folder = self.run_dir / "checkpoints"
+            mode, monitor = self.config.monitor_mode, self.config.monitor
+            best = ModelCheckpoint(folder, "best", monitor, mode=mode, enable_version_counter=False)
+            last = ModelCheckpoint(folder, "last", save_on_exception=True, enable_version_counter=False)
+            config.callbacks = [*(config.callbacks or []), best, last]
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:
+            self.parser.error(str(error))
+
+
+class SaveRun(SaveConfigCallback):
+    """Writes `config.yaml` and `run.json` into the run folder, and shows the configuration to the logger."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers[1:]:
+            logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config)))
+        git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        run = {
+            "command": shlex.join(sys.argv),
+            "seed": self.config.seed_everything,
+            "git_commit": subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None,
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in ("torch", "torchvision", "lightning")},
+        }
+        write_json(Path(trainer.default_root_dir, "run.json"), run)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["precision"] = trainer.precision
+
+
+def write_json(file: Path, value: object) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def newest_checkpoint() -> Path:
+    """The best checkpoint of the newest run.
+
+    Raises:
+        FileNotFoundError: No run has finished an epoch yet.
+    """
+    checkpoints = sorted(LOGS.glob("*/checkpoints/best.ckpt"))
+    if not checkpoints:
+        raise FileNotFoundError(f"no checkpoint in {LOGS}: run training/train.py first, or give --ckpt_path FILE")
+    return checkpoints[-1]
+
+
+def checkpoint_parser(description: str) -> ArgumentParser:
+    """A command line that names a checkpoint."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--ckpt_path", type=Path, help="Checkpoint file; by default the best one of the newest run.")
+    return parser
+
+
+def add_evaluation_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, cuda or mps.")
+    parser.add_class_arguments(MyDataModule, "data")
+
+
+def load_checkpoint(file: Path | None) -> tuple[MyModel, dict[str, Any]]:
+    """Reads a checkpoint without running code that it may hold; returns the model and all that the file has.
+
+    Raises:
+        OSError: The file is missing, is no checkpoint, or is one of another project.
+    """
+    file = file or newest_checkpoint()
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        model = MyModel(**checkpoint["hyper_parameters"])
+        model.load_state_dict(checkpoint["state_dict"])
+    except (EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise OSError(f"{file} is not a checkpoint of this project ({reason})") from error
+    return model.eval(), checkpoint
+
+
+def restore_run(args: Namespace, given: Namespace) -> tuple[Trainer, MyModel, MyDataModule]:
+    """What evaluates a checkpoint: its model and data, in its precision, on one device; writes nothing."""
+    model, checkpoint = load_checkpoint(args.ckpt_path)
+    data = MyDataModule(**{**checkpoint["datamodule_hyper_parameters"], **vars(given.get("data", Namespace()))})
+    for name in MyDataModule.MODEL_ARGUMENTS:  # what the model was built for, whatever the data hold now
+        setattr(data, name, model.hparams[name])
+    trainer = Trainer(
+        accelerator=args.accelerator,
+        devices=1,
+        precision=checkpoint["precision"],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    return trainer, model, data
+
+
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    table = Table("metric", "value")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    Console().print(table)
+
+
+def save_learning_curves(run_dir: Path) -> None:
+    """Draws every metric of `metrics.csv` over the steps, one panel a metric and one line a split."""
+    with open(run_dir / "metrics.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    keys = [key for key in rows[0] if key.startswith(("train/", "val/"))]
+    panels = sorted({key.split("/")[1] for key in keys})
+    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], panels, strict=True):
+        for key in (f"train/{name}", f"val/{name}"):
+            points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key)]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=key)
+        axis.set(xlabel="step", ylabel=name)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(run_dir / "learning_curves.png", dpi=120)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command; what the user can mend ends it with one sentence and exit status 1."""
+    try:
+        main()
+    except (OSError, MisconfigurationException) as error:
+        sys.exit(f"error: {error}")
