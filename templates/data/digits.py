@@ -97,7 +97,7 @@ class MyDataModule(LightningDataModule):
     def _loader(self, dataset: BatchDataset, shuffle: bool = False) -> DataLoader:
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         # A DistributedSampler even on one device: its order depends on the epoch alone, not on what ran before.
-        sampler = DistributedSampler(dataset, replicas, rank, shuffle=shuffle)
+        sampler: DistributedSampler = DistributedSampler(dataset, replicas, rank, shuffle=shuffle)
         return DataLoader(
             dataset,
             batch_sampler=BatchSampler(sampler, self.batch_size, drop_last=False),

@@ -74,8 +74,8 @@ class MyModel(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = batch
         loss = self.criterion(self(images), targets)
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # a log call costs as much as a small step
-            self.log("train/loss", loss, prog_bar=True)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train/loss", loss, prog_bar=True)  # costs as much as a small step
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -29,7 +29,7 @@ def main(args: list[str] | None = None) -> None:
     model, _ = load_checkpoint(source)
     module, example = model.export_module()
     output = options.output or source.with_suffix(SUFFIXES[options.format])
-    partial = output.with_name(f"{output.name}.partial")
+    partial = output.with_name(f"partial-{output.name}")
 
     with torch.no_grad():
         expected = module.eval()(example)
@@ -39,7 +39,7 @@ def main(args: list[str] | None = None) -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
     except AssertionError as error:
         partial.unlink()
-        raise OSError(f"{output} was not written, as its outputs would differ from the checkpoint's: {error}") from error
+        raise OSError(f"{output} was not written: its outputs would differ from the checkpoint's. {error}") from error
     partial.replace(output)
     difference = (actual - expected).abs().max()
     print(f"{output}\nread back, its outputs differ from the checkpoint's by {difference:.1e} at most")
@@ -56,7 +56,9 @@ def write(form: str, file: Path, model: MyModel, module: nn.Module, example: Ten
         if form == "pt2":
             torch.export.save(program, file)
         else:
-            torch.onnx.export(program, (example,), file, input_names=["input"], output_names=["output"], verbose=False)
+            onnx = torch.onnx.export(program, input_names=["input"], output_names=["output"], verbose=False)
+            assert onnx is not None  # as it always is from a program
+            onnx.save(file, external_data=False)
 
 
 def read_and_run(form: str, file: Path, model: MyModel, example: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from matplotlib import pyplot as plt
 from rich.console import Console
@@ -86,12 +85,10 @@ class RunCLI(LightningCLI):
         loggers = config.logger if isinstance(config.logger, list) else [config.logger]
         config.logger = [CSVLogger(self.run_dir, name="", version=""), *(x for x in loggers if isinstance(x, Logger))]
         config.default_root_dir = str(self.run_dir)
-        if not config.fast_dev_run:
-            folder = self.run_dir / "checkpoints"
-            mode, monitor = self.config.monitor_mode, self.config.monitor
-            best = ModelCheckpoint(folder, "best", monitor, mode=mode, enable_version_counter=False)
-            last = ModelCheckpoint(folder, "last", save_on_exception=True, enable_version_counter=False)
-            config.callbacks = [*(config.callbacks or []), best, last]
+        mode, monitor, folder = self.config.monitor_mode, self.config.monitor, self.run_dir / "checkpoints"
+        self.best = ModelCheckpoint(folder, "best", monitor, mode=mode, enable_version_counter=False)
+        last = ModelCheckpoint(folder, "last", save_on_exception=True, enable_version_counter=False)
+        config.callbacks = [*(config.callbacks or []), self.best, last]
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:

@@ -13,9 +13,8 @@ def main(args: list[str] | None = None) -> None:
     trainer, model, data, run_dir = cli.trainer, cli.model, cli.datamodule, cli.run_dir
 
     trainer.fit(model, datamodule=data)
-    best = trainer.checkpoint_callback.best_model_path or None
-    (metrics,) = trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    if not trainer.is_global_zero or trainer.fast_dev_run:
+    (metrics,) = trainer.test(model, datamodule=data, ckpt_path=cli.best.best_model_path or None, weights_only=True, verbose=False)
+    if not trainer.is_global_zero or not run_dir.exists():  # as after --trainer.fast_dev_run
         return
 
     write_json(run_dir / "test_metrics.json", metrics)
