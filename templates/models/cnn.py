@@ -114,7 +114,7 @@ class MyModel(LightningModule):
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
     def export_module(self) -> tuple[nn.Module, Tensor]:
-        """The network for use elsewhere, from pictures (N, C, H, W) float32 in [0, 1] to logits, and an example input."""
+        """The network for use elsewhere, pictures (N, C, H, W) float32 in [0, 1] to logits, and an example input."""
         module = nn.Sequential(Normalize(self.hparams["mean"], self.hparams["std"]), self.net)
         return module, torch.rand(2, *self.hparams["image_shape"])
 
@@ -131,7 +131,7 @@ class MyModel(LightningModule):
         for axis in axes.flat:
             axis.axis("off")
         for axis, (image, truth, prediction) in zip(axes.flat, self.wrong + self.right, strict=False):
-            axis.imshow((image.cpu() * std + mean).clamp(0, 1).permute(1, 2, 0), cmap="gray")
+            axis.imshow((image.cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).numpy(), cmap="gray")
             if truth == prediction:
                 axis.set_title(names[truth], fontsize=9)
             else:

@@ -19,7 +19,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -69,15 +69,19 @@ class RunCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Puts the logger's files inside the run folder, and plain numbers in place of range-checked ones."""
-        for group in (self.config.model, self.config.data):
-            for key, value in group.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    group[key] = int(value) if isinstance(value, int) else float(value)  # others are unsafe to unpickle
+        """Puts the logger's files inside the run folder."""
         loggers = self.config.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             if not isinstance(logger, bool | None) and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = str(self.run_dir / logger.init_args.save_dir)
+
+    def after_instantiate_classes(self) -> None:
+        """Turns range-checked numbers among the hyperparameters into plain ones: checkpoints hold nothing else."""
+        for hparams in (self.model.hparams, self.datamodule.hparams):
+            for key, value in hparams.items():
+                for plain in (int, float, str):
+                    if isinstance(value, plain) and not isinstance(value, bool):
+                        hparams[key] = plain(value)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds to the configured logger and callbacks what every run has: `metrics.csv` and two checkpoints."""
@@ -88,7 +92,10 @@ class RunCLI(LightningCLI):
         mode, monitor, folder = self.config.monitor_mode, self.config.monitor, self.run_dir / "checkpoints"
         self.best = ModelCheckpoint(folder, "best", monitor, mode=mode, enable_version_counter=False)
         last = ModelCheckpoint(folder, "last", save_on_exception=True, enable_version_counter=False)
-        config.callbacks = [*(config.callbacks or []), self.best, last]
+        callbacks = config.callbacks or []
+        if config.enable_progress_bar is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+        config.callbacks = [*callbacks, self.best, last]
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:
@@ -116,6 +123,7 @@ class SaveRun(SaveConfigCallback):
 
 
 def write_json(file: Path, value: object) -> None:
+    """Writes JSON that a person can read."""
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
@@ -139,11 +147,12 @@ def checkpoint_parser(description: str) -> ArgumentParser:
 
 
 def add_evaluation_arguments(parser: ArgumentParser) -> None:
+    """Adds where to evaluate, and the data module's arguments, which are those of the checkpoint unless given."""
     parser.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, cuda or mps.")
     parser.add_class_arguments(MyDataModule, "data")
 
 
-def load_checkpoint(file: Path | None) -> tuple[MyModel, dict[str, Any]]:
+def load_checkpoint(file: Path | str | None) -> tuple[MyModel, dict[str, Any]]:
     """Reads a checkpoint without running code that it may hold; returns the model and all that the file has.
 
     Raises:
@@ -179,6 +188,7 @@ def restore_run(args: Namespace, given: Namespace) -> tuple[Trainer, MyModel, My
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
+    """Prints the metrics of one split as a table."""
     table = Table("metric", "value")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}")

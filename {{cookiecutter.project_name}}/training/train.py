@@ -5,23 +5,32 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training.run import RunCLI, print_metrics, run, save_learning_curves, write_json
+from training.run import RunCLI, load_checkpoint, print_metrics, run, save_learning_curves, write_json
 
 
 def main(args: list[str] | None = None) -> None:
     cli = RunCLI(args)
-    trainer, model, data, run_dir = cli.trainer, cli.model, cli.datamodule, cli.run_dir
+    data, model, trainer, run_dir = cli.datamodule, cli.model, cli.trainer, cli.run_dir
 
     trainer.fit(model, datamodule=data)
-    (metrics,) = trainer.test(model, datamodule=data, ckpt_path=cli.best.best_model_path or None, weights_only=True, verbose=False)
-    if not trainer.is_global_zero or not run_dir.exists():  # as after --trainer.fast_dev_run
+    best = cli.best.best_model_path
+    if not best:  # as under --trainer.fast_dev_run, which writes nothing
+        trainer.test(model, datamodule=data, verbose=False)
+        return
+    model, checkpoint = load_checkpoint(best)
+    (metrics,) = trainer.test(model, datamodule=data, verbose=False)
+    if not trainer.is_global_zero:
         return
 
     write_json(run_dir / "test_metrics.json", metrics)
     save_learning_curves(run_dir)
     for name, figure in model.figures().items():
         figure.savefig(run_dir / f"{name}.png", dpi=120)
+    score = cli.best.best_model_score
+    print(f"best epoch: {checkpoint['epoch']}, with {cli.best.monitor} {score:.4f}; its test metrics:")
     print_metrics(metrics)
+    print(f"run folder: {run_dir}")
+    print("next: python training/predict.py, python training/evaluate.py or python training/export.py")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+{% include "conftest/" ~ cookiecutter._variants[cookiecutter.variant].conftest %}

@@ -1,0 +1,1 @@
+{% include "tests/" ~ cookiecutter._variants[cookiecutter.variant].tests %}
