@@ -6,15 +6,13 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training.run import add_evaluation_arguments, checkpoint_parser, print_metrics, restore_run, run
+from training.run import checkpoint_parser, print_metrics, restore_run, run
 
 
 def main(args: list[str] | None = None) -> None:
     parser = checkpoint_parser("Prints the metrics of a checkpoint.")
     parser.add_argument("--split", type=Literal["val", "test"], default="test", help="Samples to evaluate on.")
-    add_evaluation_arguments(parser)
-    options = parser.parse_args(args)
-    trainer, model, data = restore_run(options, parser.parse_args(args, defaults=False))
+    options, trainer, model, data = restore_run(parser, args)
     evaluate = trainer.test if options.split == "test" else trainer.validate
     (metrics,) = evaluate(model, datamodule=data, verbose=False)
     print_metrics(metrics)

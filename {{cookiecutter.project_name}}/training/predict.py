@@ -11,16 +11,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 from rich.table import Table
 
-from training.run import add_evaluation_arguments, checkpoint_parser, restore_run, run
+from training.run import checkpoint_parser, restore_run, run
 
 
 def main(args: list[str] | None = None) -> None:
     parser = checkpoint_parser("Prints what a checkpoint predicts.")
     parser.add_argument("inputs", nargs="*", help="What to predict; by default a few test samples, beside the truth.")
     parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="What to print.")
-    add_evaluation_arguments(parser)
-    options = parser.parse_args(args)
-    trainer, model, data = restore_run(options, parser.parse_args(args, defaults=False))
+    options, trainer, model, data = restore_run(parser, args)
     data.inputs = options.inputs
     batches: Any = trainer.predict(model, datamodule=data)
     predictions = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))

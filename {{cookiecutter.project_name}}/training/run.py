@@ -1,4 +1,4 @@
-"""What the commands share: the command line, the run folder, checkpoints, tables and pictures."""
+"""What the commands share: the command line, the run folder, checkpoints, tables and curves."""
 
 import csv
 import json
@@ -31,7 +31,6 @@ from data.data_module import MyDataModule
 from models.my_model import MyModel
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs" / "config.yaml"
 LOGS = ROOT / "logs"
 
 for name in ("lightning.pytorch", "lightning.fabric"):
@@ -42,7 +41,7 @@ plt.switch_backend("agg")  # pictures go into files, never to a screen
 
 
 class RunCLI(LightningCLI):
-    """Configuration file and command line in, data module, model and trainer out; every run gets its own folder."""
+    """Config file and command line in; data module, model, trainer and a run folder of their own out."""
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.run_dir = LOGS / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
@@ -55,8 +54,8 @@ class RunCLI(LightningCLI):
             save_config_callback=SaveRun,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
-                "default_config_files": [str(CONFIG)],
-                "description": "Fits a model and tests it.",
+                "default_config_files": [str(ROOT / "configs" / "config.yaml")],
+                "description": "Fits a model, then tests its best checkpoint.",
                 "usage": "train.py [--KEY VALUE ...]",
             },
             args=args,
@@ -72,8 +71,26 @@ class RunCLI(LightningCLI):
         """Puts the logger's files inside the run folder."""
         loggers = self.config.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
-            if not isinstance(logger, bool | None) and "save_dir" in logger.init_args:
+            if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
                 logger.init_args.save_dir = str(self.run_dir / logger.init_args.save_dir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds to the configured logger and callbacks what every run has: `metrics.csv` and two checkpoints."""
+        config = self.config_init.trainer
+        config.default_root_dir = str(self.run_dir)
+        loggers = config.logger if isinstance(config.logger, list) else [config.logger]
+        config.logger = [CSVLogger(self.run_dir, name="", version=""), *(x for x in loggers if isinstance(x, Logger))]
+        callbacks = config.callbacks or []
+        if config.enable_progress_bar is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+        mode, monitor, folder = self.config.monitor_mode, self.config.monitor, self.run_dir / "checkpoints"
+        self.best = ModelCheckpoint(folder, "best", monitor, mode=mode, enable_version_counter=False)
+        last = ModelCheckpoint(folder, "last", save_on_exception=True, enable_version_counter=False)
+        config.callbacks = [*callbacks, self.best, last]
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:
+            self.parser.error(str(error))
 
     def after_instantiate_classes(self) -> None:
         """Turns range-checked numbers among the hyperparameters into plain ones: checkpoints hold nothing else."""
@@ -82,24 +99,6 @@ class RunCLI(LightningCLI):
                 for plain in (int, float, str):
                     if isinstance(value, plain) and not isinstance(value, bool):
                         hparams[key] = plain(value)
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds to the configured logger and callbacks what every run has: `metrics.csv` and two checkpoints."""
-        config = self.config_init.trainer
-        loggers = config.logger if isinstance(config.logger, list) else [config.logger]
-        config.logger = [CSVLogger(self.run_dir, name="", version=""), *(x for x in loggers if isinstance(x, Logger))]
-        config.default_root_dir = str(self.run_dir)
-        mode, monitor, folder = self.config.monitor_mode, self.config.monitor, self.run_dir / "checkpoints"
-        self.best = ModelCheckpoint(folder, "best", monitor, mode=mode, enable_version_counter=False)
-        last = ModelCheckpoint(folder, "last", save_on_exception=True, enable_version_counter=False)
-        callbacks = config.callbacks or []
-        if config.enable_progress_bar is False:
-            callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-        config.callbacks = [*callbacks, self.best, last]
-        try:
-            return super().instantiate_trainer(**kwargs)
-        except ValueError as error:
-            self.parser.error(str(error))
 
 
 class SaveRun(SaveConfigCallback):
@@ -116,19 +115,14 @@ class SaveRun(SaveConfigCallback):
             "python": platform.python_version(),
             "packages": {name: version(name) for name in ("torch", "torchvision", "lightning")},
         }
-        write_json(Path(trainer.default_root_dir, "run.json"), run)
+        Path(trainer.default_root_dir, "run.json").write_text(json.dumps(run, indent=2), encoding="utf-8")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["precision"] = trainer.precision
 
 
-def write_json(file: Path, value: object) -> None:
-    """Writes JSON that a person can read."""
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
 def newest_checkpoint() -> Path:
-    """The best checkpoint of the newest run.
+    """The best checkpoint of the newest run that has one.
 
     Raises:
         FileNotFoundError: No run has finished an epoch yet.
@@ -139,6 +133,21 @@ def newest_checkpoint() -> Path:
     return checkpoints[-1]
 
 
+def load_checkpoint(file: Path | str) -> tuple[MyModel, dict[str, Any]]:
+    """Reads a checkpoint without running code that it may hold; returns the model and all that the file has.
+
+    Raises:
+        OSError: The file is missing, is no checkpoint, or is one of another project.
+    """
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        model = MyModel(**checkpoint["hyper_parameters"])
+        model.load_state_dict(checkpoint["state_dict"])
+    except (EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        raise OSError(f"{file} is damaged, or is no checkpoint of this project: train anew or name another") from error
+    return model.eval(), checkpoint
+
+
 def checkpoint_parser(description: str) -> ArgumentParser:
     """A command line that names a checkpoint."""
     parser = ArgumentParser(description=description)
@@ -146,45 +155,28 @@ def checkpoint_parser(description: str) -> ArgumentParser:
     return parser
 
 
-def add_evaluation_arguments(parser: ArgumentParser) -> None:
-    """Adds where to evaluate, and the data module's arguments, which are those of the checkpoint unless given."""
-    parser.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, cuda or mps.")
-    parser.add_class_arguments(MyDataModule, "data")
+def restore_run(parser: ArgumentParser, args: list[str] | None) -> tuple[Namespace, Trainer, MyModel, MyDataModule]:
+    """The options, and what evaluates a checkpoint in its precision, on one device, writing nothing.
 
-
-def load_checkpoint(file: Path | str | None) -> tuple[MyModel, dict[str, Any]]:
-    """Reads a checkpoint without running code that it may hold; returns the model and all that the file has.
-
-    Raises:
-        OSError: The file is missing, is no checkpoint, or is one of another project.
+    The data module's arguments are those of the checkpoint, unless the command line gives others.
     """
-    file = file or newest_checkpoint()
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        model = MyModel(**checkpoint["hyper_parameters"])
-        model.load_state_dict(checkpoint["state_dict"])
-    except (EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise OSError(f"{file} is not a checkpoint of this project ({reason})") from error
-    return model.eval(), checkpoint
-
-
-def restore_run(args: Namespace, given: Namespace) -> tuple[Trainer, MyModel, MyDataModule]:
-    """What evaluates a checkpoint: its model and data, in its precision, on one device; writes nothing."""
-    model, checkpoint = load_checkpoint(args.ckpt_path)
-    data = MyDataModule(**{**checkpoint["datamodule_hyper_parameters"], **vars(given.get("data", Namespace()))})
+    parser.add_argument("--accelerator", type=str, default="auto", help="auto, cpu, gpu, cuda or mps.")
+    parser.add_class_arguments(MyDataModule, "data")
+    options = parser.parse_args(args)
+    given = parser.parse_args(args, defaults=False).get("data") or Namespace()
+    model, checkpoint = load_checkpoint(options.ckpt_path or newest_checkpoint())
+    data = MyDataModule(**(checkpoint["datamodule_hyper_parameters"] | vars(given)))
     for name in MyDataModule.MODEL_ARGUMENTS:  # what the model was built for, whatever the data hold now
         setattr(data, name, model.hparams[name])
     trainer = Trainer(
-        accelerator=args.accelerator,
+        accelerator=options.accelerator,
         devices=1,
         precision=checkpoint["precision"],
         logger=False,
         enable_checkpointing=False,
-        enable_model_summary=False,
         enable_progress_bar=False,
     )
-    return trainer, model, data
+    return options, trainer, model, data
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
@@ -199,13 +191,11 @@ def save_learning_curves(run_dir: Path) -> None:
     """Draws every metric of `metrics.csv` over the steps, one panel a metric and one line a split."""
     with open(run_dir / "metrics.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    keys = [key for key in rows[0] if key.startswith(("train/", "val/"))]
-    panels = sorted({key.split("/")[1] for key in keys})
+    panels = sorted({key.split("/")[1] for key in rows[0] if key.startswith(("train/", "val/"))})
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False, layout="constrained")
     for axis, name in zip(axes[0], panels, strict=True):
         for key in (f"train/{name}", f"val/{name}"):
-            points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key)]
-            if points:
+            if points := [(int(row["step"]), float(row[key])) for row in rows if row.get(key)]:
                 axis.plot(*zip(*points, strict=True), label=key)
         axis.set(xlabel="step", ylabel=name)
         axis.grid(alpha=0.3)
@@ -214,7 +204,7 @@ def save_learning_curves(run_dir: Path) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command; what the user can mend ends it with one sentence and exit status 1."""
+    """Runs a command; what its user can mend ends it with one sentence and exit status 1."""
     try:
         main()
     except (OSError, MisconfigurationException) as error:

@@ -1,11 +1,12 @@
 """Fits a model, then tests its best checkpoint. `python training/train.py --help` lists all options."""
 
+import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training.run import RunCLI, load_checkpoint, print_metrics, run, save_learning_curves, write_json
+from training.run import RunCLI, load_checkpoint, print_metrics, run, save_learning_curves
 
 
 def main(args: list[str] | None = None) -> None:
@@ -22,7 +23,7 @@ def main(args: list[str] | None = None) -> None:
     if not trainer.is_global_zero:
         return
 
-    write_json(run_dir / "test_metrics.json", metrics)
+    (run_dir / "test_metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     save_learning_curves(run_dir)
     for name, figure in model.figures().items():
         figure.savefig(run_dir / f"{name}.png", dpi=120)
