@@ -12,7 +12,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset, default_convert
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, default_convert
 from torchvision.transforms.v2.functional import normalize, to_dtype
 
 from data.pictures import find_pictures, random_shift, read_picture
@@ -96,11 +96,12 @@ class MyDataModule(LightningDataModule):
 
     def _loader(self, dataset: BatchDataset, shuffle: bool = False) -> DataLoader:
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # A DistributedSampler even on one device: its order depends on the epoch alone, not on what ran before.
+        # On one device too: its order depends on the epoch alone, not on what ran before.
         sampler: DistributedSampler = DistributedSampler(dataset, replicas, rank, shuffle=shuffle)
         return DataLoader(
             dataset,
-            batch_sampler=BatchSampler(sampler, self.batch_size, drop_last=False),
+            self.batch_size,
+            sampler=sampler,
             collate_fn=default_convert,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

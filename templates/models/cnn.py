@@ -95,6 +95,9 @@ class MyModel(LightningModule):
             if len(examples) < (EXAMPLES if truth == prediction else EXAMPLES // 2):
                 examples.append((image, truth, prediction))
 
+    def on_test_epoch_end(self) -> None:
+        self.matrix = self.confusion.compute()
+
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         images, targets = batch
         logits = self(images)
@@ -123,7 +126,7 @@ class MyModel(LightningModule):
         names = self.hparams["class_names"]
         size = max(5.0, 0.6 * len(names))
         confusion, axis = plt.subplots(figsize=(size, size), layout="constrained")
-        self.confusion.plot(ax=axis, labels=names, add_text=len(names) <= 30)
+        self.confusion.plot(self.matrix, ax=axis, labels=names, add_text=len(names) <= 30)
 
         mean, std = (torch.tensor(self.hparams[key]).view(-1, 1, 1) for key in ("mean", "std"))
         samples, axes = plt.subplots(4, EXAMPLES // 4, figsize=(12, 7), layout="constrained")
