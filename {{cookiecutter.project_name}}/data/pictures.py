@@ -1,10 +1,11 @@
 """Reading picture files and shifting pictures at random."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms.v2.functional import pil_to_tensor
@@ -36,32 +37,39 @@ def open_picture(file: Path) -> Image.Image:
         OSError: The file is not a picture that Pillow can read, or holds too many pixels to be one.
     """
     try:
-        return Image.open(file)
-    except (OSError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of many pixels; Pillow refuses what would not fit into memory
+            return Image.open(file)
+    except Exception as error:  # whatever a plug-in of Pillow's makes of a damaged header
         raise OSError(f"{file} is not a readable picture ({error}): mend or remove it") from error
 
 
 def read_picture(file: Path, size: tuple[int, int], channels: int) -> Tensor:
     """Reads a picture of any size and mode as (channels, *size) uint8, cut at the centre to the aspect of `size`.
 
+    It is turned upright as its EXIF data say, transparent parts become black, and 16 bits a pixel are scaled to 8.
+
     Raises:
         OSError: The file cannot be decoded.
     """
-    picture = open_picture(file)
-    try:
-        if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip rather than scale
-            picture = picture.point(lambda value: value / 256).convert("L")
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
-        picture = picture.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise OSError(f"{file} cannot be decoded ({error}): mend or remove it") from error
     height, width = size
-    scale = min(picture.width / width, picture.height / height)
-    left, top = (picture.width - scale * width) / 2, (picture.height - scale * height) / 2
+    try:
+        with open_picture(file) as picture:
+            picture.draft(None, (max(size), max(size)))  # lets a large JPEG be decoded at a fraction of its size
+            upright = ImageOps.exif_transpose(picture)
+    except Exception as error:  # as above
+        raise OSError(f"{file} cannot be decoded ({error}): mend or remove it") from error
+    if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip rather than scale
+        upright = upright.point(lambda value: value / 256).convert("L")
+        upright.info.pop("transparency", None)
+    if upright.has_transparency_data:
+        upright = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright)
+    upright = upright.convert("L" if channels == 1 else "RGB")
+    scale = min(upright.width / width, upright.height / height)
+    left, top = (upright.width - scale * width) / 2, (upright.height - scale * height) / 2
     box = (left, top, left + scale * width, top + scale * height)
-    return pil_to_tensor(picture.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    return pil_to_tensor(upright.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def random_shift(pictures: Tensor, pixels: int) -> Tensor:

@@ -37,6 +37,7 @@ for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data in memory needs none
 warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning 2.6 on PyTorch 2.15
+warnings.filterwarnings("ignore", message=".*exists and is not empty")  # the logger's files are there already
 plt.switch_backend("agg")  # pictures go into files, never to a screen
 
 
@@ -69,10 +70,15 @@ class RunCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Puts the logger's files inside the run folder."""
+        if self.config.trainer.fast_dev_run:
+            self.config.trainer.logger = None
         loggers = self.config.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
-                logger.init_args.save_dir = str(self.run_dir / logger.init_args.save_dir)
+                folder = Path(logger.init_args.save_dir)
+                if folder.is_relative_to(LOGS):  # in the config.yaml of an earlier run
+                    folder = Path(*folder.relative_to(LOGS).parts[1:])
+                logger.init_args.save_dir = str(self.run_dir / folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds to the configured logger and callbacks what every run has: `metrics.csv` and two checkpoints."""

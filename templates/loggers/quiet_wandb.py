@@ -1,0 +1,21 @@
+"""Weights & Biases without its announcements."""
+
+import os
+
+from lightning.pytorch.loggers import WandbLogger
+
+os.environ.setdefault("WANDB_SILENT", "true")
+
+
+class QuietWandbLogger(WandbLogger):
+    """Logs into the run folder, or, after `wandb login`, to the server.
+
+    Args:
+        save_dir: Folder below which wandb makes its own.
+        project: Project that the run belongs to.
+        offline: Whether to stay on this machine; `wandb sync` can send the run later.
+    """
+
+    def __init__(self, save_dir: str, project: str, offline: bool = True) -> None:
+        super().__init__(save_dir=save_dir, project=project, offline=offline)
+        self._wandb_init.pop("anonymous", None)  # Lightning 2.6 sets it, and wandb 0.31 warns of it
