@@ -100,7 +100,7 @@ class MyDataModule(LightningDataModule):
         sampler: DistributedSampler = DistributedSampler(dataset, replicas, rank, shuffle=shuffle)
         return DataLoader(
             dataset,
-            self.batch_size,
+            batch_size=self.batch_size,
             sampler=sampler,
             collate_fn=default_convert,
             num_workers=self.num_workers,
