@@ -1,0 +1,111 @@
+"""Bakes and trains projects, each once a session, and runs their commands as their users would."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import data_files
+
+TEMPLATE = Path(__file__).resolve().parents[1]
+QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+VARIANTS: list[str] = QUESTIONS["variant"]
+LOGGERS: list[str] = QUESTIONS["logger"]
+
+Bake = Callable[..., "Project"]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A baked project."""
+
+    path: Path
+    elsewhere: Path
+
+    def run(self, *command: str | Path, status: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Runs `python COMMAND` from a folder that is not the project's, and asserts its exit status."""
+        script, *rest = map(str, command)
+        if script.endswith(".py"):
+            script = str(self.path / script)
+        environment = os.environ | {"COLUMNS": "200", "MPLCONFIGDIR": str(self.elsewhere)} | variables
+        done = subprocess.run(
+            [sys.executable, script, *rest],
+            cwd=self.path if script.startswith("-m") else self.elsewhere,
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    def module(self, name: str, *rest: str) -> subprocess.CompletedProcess[str]:
+        """Runs `python -m NAME` in the project's folder."""
+        return self.run("-m", name, *rest)
+
+    def runs(self) -> list[Path]:
+        """The run folders, the oldest first."""
+        return sorted(path for path in (self.path / "logs").iterdir() if path.is_dir())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A project that was trained, what it trained on, and what it printed."""
+
+    variant: str
+    project: Project
+    folder: Path
+    data: data_files.Data
+    stdout: str
+    stderr: str
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="session")
+def bake(cookies_session, tmp_path_factory: pytest.TempPathFactory) -> Bake:
+    """Bakes a project; the same answers give the same project unless it is to be `fresh`."""
+    baked: dict[str, Project] = {}
+
+    def bake(fresh: bool = False, **answers: str) -> Project:
+        key = json.dumps(answers, sort_keys=True)
+        if fresh or key not in baked:
+            result = cookies_session.bake(extra_context=answers, template=str(TEMPLATE))
+            assert result.exception is None, result.exception
+            project = Project(result.project_path, tmp_path_factory.mktemp("elsewhere"))
+            if fresh:
+                return project
+            baked[key] = project
+        return baked[key]
+
+    return bake
+
+
+@pytest.fixture(scope="session")
+def train(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """Trains a variant on learnable data that was written in the variant's own format."""
+    trained: dict[str, Run] = {}
+
+    def train(variant: str) -> Run:
+        if variant not in trained:
+            project = bake(fresh=True, variant=variant, project_name=f"trained_{variant.replace('-', '_')}")
+            data = data_files.WRITERS[variant](tmp_path_factory.mktemp("data"))
+            done = project.run("training/train.py", *data.flags)
+            (folder,) = project.runs()
+            trained[variant] = Run(variant, project, folder, data, done.stdout, done.stderr)
+        return trained[variant]
+
+    return train
+
+
+def by_variant(test: Callable) -> Callable:
+    """Runs a test once a variant; those of one variant share a process, so that it is trained once."""
+    cases = [pytest.param(variant, id=variant, marks=pytest.mark.xdist_group(variant)) for variant in VARIANTS]
+    return pytest.mark.parametrize("variant", cases)(test)

@@ -1,0 +1,175 @@
+"""What every baked project is, before it runs: complete, small, plain and clean."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from conftest import LOGGERS, QUESTIONS, TEMPLATE, VARIANTS, Bake, Project, by_variant
+
+FILES = [
+    ".gitignore",
+    "README.md",
+    "pyproject.toml",
+    "requirements.txt",
+    "configs/config.yaml",
+    "data/__init__.py",
+    "data/data_module.py",
+    "data/pictures.py",
+    "logs/.gitkeep",
+    "models/__init__.py",
+    "models/my_model.py",
+    "models/optimizers.py",
+    "tests/conftest.py",
+    "tests/test_model.py",
+    "training/__init__.py",
+    "training/evaluate.py",
+    "training/export.py",
+    "training/predict.py",
+    "training/run.py",
+    "training/train.py",
+]
+LOGGER_FILES = {"wandb": ["training/quiet_wandb.py"], "mlflow": ["training/local_mlflow.py"]}
+ROLES = {"data": "data", "model": "models", "conftest": "conftest", "tests": "tests"}
+
+
+def files(project: Project) -> list[str]:
+    return sorted(path.relative_to(project.path).as_posix() for path in project.path.rglob("*") if path.is_file())
+
+
+def python_files(project: Project) -> list[Path]:
+    return [path for path in project.path.rglob("*.py") if "tests" not in path.parts]
+
+
+def code_lines(source: str) -> list[str]:
+    """The lines that are neither blank, nor a comment, nor within a docstring."""
+    documented: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            docstring = node.body[0]
+            documented |= set(range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1))
+    lines = enumerate(source.splitlines(), start=1)
+    return [
+        line for number, line in lines if number not in documented and line.strip() and not line.strip().startswith("#")
+    ]
+
+
+@by_variant
+def test_project_holds_exactly_these_files(bake: Bake, variant: str) -> None:
+    assert files(bake(variant=variant)) == sorted(FILES)
+    assert len(FILES) <= 20
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_logger_adds_its_own_file_at_most(bake: Bake, logger: str) -> None:
+    assert files(bake(logger=logger)) == sorted(FILES + LOGGER_FILES.get(logger, []))
+
+
+@by_variant
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_nothing_of_the_template_is_left(bake: Bake, variant: str, logger: str) -> None:
+    project = bake(variant=variant, logger=logger)
+    for path in project.path.rglob("*"):
+        assert not re.search(r"[{}]", path.name)
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"\{\{|\{%|\{#|cookiecutter", text), path
+            assert text == "" or (text.endswith("\n") and not text.endswith("\n\n")), path
+
+
+def test_files_of_variants_are_plain() -> None:
+    """They are rendered too, so a brace of Jinja's in them would be lost; a logger's may name the project."""
+    for path in (TEMPLATE / "templates").rglob("*.*"):
+        text = path.read_text(encoding="utf-8")
+        if path.parent.name == "loggers":
+            text = text.replace('"{{ cookiecutter.project_name }}"', "")
+        assert not re.search(r"\{\{|\{%|\{#", text), path
+
+
+def test_table_and_files_agree() -> None:
+    wanted = {f"{ROLES[role]}/{row[role]}" for row in QUESTIONS["_variants"].values() for role in ROLES}
+    wanted |= {f"configs/{variant}.yaml" for variant in VARIANTS} | {f"readme/{variant}.md" for variant in VARIANTS}
+    wanted |= {f"loggers/{logger}{suffix}" for logger in LOGGERS for suffix in (".yaml", ".md")}
+    wanted |= {f"loggers/{row['module']}" for row in QUESTIONS["_loggers"].values() if row["module"]}
+    folder = TEMPLATE / "templates"
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if "cache" not in str(path)}
+    assert there == wanted
+    assert list(QUESTIONS["_variants"]) == VARIANTS
+    assert list(QUESTIONS["_loggers"]) == LOGGERS
+
+
+def test_every_question_and_choice_has_a_label() -> None:
+    asked = [key for key in QUESTIONS if not key.startswith("_")]
+    assert list(QUESTIONS["__prompts__"]) == asked
+    for key in ("variant", "logger"):
+        assert [choice for choice in QUESTIONS["__prompts__"][key] if choice != "__prompt__"] == QUESTIONS[key]
+
+
+@by_variant
+def test_project_stays_within_its_budget(bake: Bake, variant: str) -> None:
+    lines = sum(len(code_lines(path.read_text(encoding="utf-8"))) for path in python_files(bake(variant=variant)))
+    assert lines <= (600 if variant == VARIANTS[0] else 900)
+
+
+@by_variant
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_requirements_are_what_the_project_imports(bake: Bake, variant: str, logger: str) -> None:
+    project = bake(variant=variant, logger=logger)
+    imported = {"pytest", "yaml", {"csv": "torch"}.get(logger, logger)}
+    for path in project.path.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    assert "pytorch_lightning" not in imported
+    imported -= {*sys.stdlib_module_names, "data", "models", "training"}
+    distributions = {packages_distributions()[name][0].lower().replace("_", "-") for name in imported}
+    text = (project.path / "requirements.txt").read_text(encoding="utf-8")
+    requirements = [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
+    # onnxscript is what torch.onnx.export imports.
+    assert {requirement.name.lower() for requirement in requirements} == distributions | {"onnxscript"}
+    for requirement in requirements:
+        assert {specifier.operator for specifier in requirement.specifier} == {">=", "<"}, requirement
+    for own in ("lightning>=2.6.6,<2.7", "torch>=2.10,<3", "jsonargparse[signatures]>=4.39,<5"):
+        assert own in text.splitlines()
+
+
+@by_variant
+def test_readme_names_every_file(bake: Bake, variant: str) -> None:
+    text = (bake(variant=variant).path / "README.md").read_text(encoding="utf-8")
+    for file in FILES:
+        if not file.endswith(("README.md", ".gitkeep", "__init__.py")):
+            assert f"`{file}`" in text, file
+
+
+@by_variant
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_project_is_lint_clean(bake: Bake, variant: str, logger: str) -> None:
+    project = bake(variant=variant, logger=logger)
+    project.module("ruff", "check", ".")
+    project.module("ruff", "format", "--check", ".")
+    tomllib.loads((project.path / "pyproject.toml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((project.path / "configs" / "config.yaml").read_text(encoding="utf-8"))
+    assert {"seed_everything", "monitor", "monitor_mode", "trainer", "model", "data"} == set(config)
+
+
+@pytest.mark.slow
+@by_variant
+def test_project_is_type_clean(bake: Bake, variant: str) -> None:
+    bake(variant=variant).module("mypy")
+
+
+@pytest.mark.slow
+@by_variant
+def test_project_passes_its_own_tests_offline(bake: Bake, variant: str) -> None:
+    done = bake(variant=variant).module("pytest", "-q")
+    assert " passed" in done.stdout
+    assert "warning" not in done.stdout
+    assert "skipped" not in done.stdout

@@ -1,0 +1,171 @@
+"""What a person gets from a baked project: every variant learns, and every command tells the same story."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import VARIANTS, Run, by_variant
+from data_files import WRITERS, digits
+
+pytestmark = pytest.mark.slow
+
+Train = Callable[[str], Run]
+PICTURES = ["confusion_matrix.png", "learning_curves.png", "test_samples.png"]
+FILES = ["checkpoints", "config.yaml", "metrics.csv", "run.json", "tensorboard", "test_metrics.json"]
+
+
+def metrics(table: str) -> dict[str, str]:
+    """The metrics of a printed table."""
+    return dict(re.findall(r"│ (\S+)\s+│ (\d+\.\d{4}) │", table))
+
+
+def newest_split(run: Run, split: str) -> dict[str, str]:
+    return metrics(run.project.run("training/evaluate.py", "--ckpt_path", run.best, "--split", split).stdout)
+
+
+def test_no_variant_goes_untrained() -> None:
+    assert list(WRITERS) == VARIANTS
+
+
+@by_variant
+def test_variant_learns(train: Train, variant: str) -> None:
+    run = train(variant)
+    measured = json.loads((run.folder / "test_metrics.json").read_text(encoding="utf-8"))
+    assert measured["test/acc"] >= run.data.min_acc
+    assert set(measured) == {"test/loss", "test/acc"}
+
+
+@by_variant
+def test_run_is_one_folder(train: Train, variant: str) -> None:
+    run = train(variant)
+    assert sorted(path.name for path in run.folder.iterdir()) == sorted(FILES + PICTURES)
+    assert sorted(path.name for path in run.best.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    described = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    assert described["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert described["git_commit"] is None  # the project is in no repository
+    assert "training/train.py" in described["command"].replace("\\", "/")
+
+
+@by_variant
+def test_training_says_what_matters_and_nothing_else(train: Train, variant: str) -> None:
+    run = train(variant)
+    *_, before_last, last = run.stdout.splitlines()
+    assert before_last == f"run folder: {run.folder}"
+    assert last.startswith("next: python training/predict.py")
+    assert re.search(r"best epoch: \d+, with val/acc \d\.\d{4}", run.stdout)
+    assert len(run.stdout.splitlines()) < 25
+    unreadable = "".join(str(file) for file in run.data.unreadable)
+    if unreadable:
+        assert unreadable in run.stderr
+        assert len(run.stderr.splitlines()) == 1
+    else:
+        assert run.stderr == ""
+
+
+@by_variant
+def test_commands_print_one_number(train: Train, variant: str) -> None:
+    run = train(variant)
+    saved = json.loads((run.folder / "test_metrics.json").read_text(encoding="utf-8"))
+    printed = {name: f"{value:.4f}" for name, value in saved.items()}
+    assert metrics(run.stdout) == printed
+    assert newest_split(run, "test") == printed
+    with open(run.folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [f"{float(row['test/acc']):.4f}" for row in rows if row["test/acc"]] == [printed["test/acc"]]
+    best = max(float(row["val/acc"]) for row in rows if row["val/acc"])
+    assert newest_split(run, "val")["val/acc"] == f"{best:.4f}"
+
+
+@by_variant
+def test_predictions_come_as_table_json_and_csv(train: Train, variant: str) -> None:
+    run = train(variant)
+    predict = ("training/predict.py", "--ckpt_path", run.best)
+    rows = json.loads(run.project.run(*predict, "--format", "json").stdout)
+    assert list(rows[0]) == ["input", "truth", "class", "probability"]
+    assert sum(row["truth"] == row["class"] for row in rows) >= len(rows) / 2
+    read = list(csv.DictReader(io.StringIO(run.project.run(*predict, "--format", "csv").stdout)))
+    assert read == [{key: str(value) for key, value in row.items()} for row in rows]
+    table = run.project.run(*predict).stdout
+    for row in rows:
+        assert re.search(rf"│ {re.escape(row['class'])}\s+│ {row['probability']:.4f}\s+│", table)
+
+
+@by_variant
+def test_pictures_are_predicted_as_the_exported_networks_do(train: Train, variant: str, tmp_path: Path) -> None:
+    run = train(variant)
+    checkpoint = torch.load(run.best, weights_only=True)
+    channels, height, width = checkpoint["hyper_parameters"]["image_shape"]
+    names = checkpoint["hyper_parameters"]["class_names"]
+    pictures, targets = digits(width)
+    inputs = []
+    for i in range(24):
+        file = tmp_path / "pictures" / f"{i:02}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(pictures[i]).save(file)
+        pixels = torch.from_numpy(pictures[i] / np.float32(255))
+        inputs.append(pixels.expand(channels, height, width))
+    rows = json.loads(
+        run.project.run(
+            "training/predict.py", tmp_path / "pictures", "--ckpt_path", run.best, "--format", "json"
+        ).stdout
+    )
+    assert [Path(row["input"]).name for row in rows] == [f"{i:02}.png" for i in range(24)]
+    assert sum(row["class"].endswith(str(target)) for row, target in zip(rows, targets, strict=False)) >= 18
+
+    batch = torch.stack(inputs)
+    for form, suffix in (("weights", ".weights.pth"), ("model", ".model.pth"), ("onnx", ".onnx"), ("pt2", ".pt2")):
+        done = run.project.run("training/export.py", "--format", form, "--ckpt_path", run.best)
+        file = run.best.with_suffix(suffix)
+        assert done.stdout.startswith(f"{file}\n")
+        logits = run_exported(run, form, file, batch)
+        file.unlink()
+        if logits is not None:
+            probability, index = logits.softmax(dim=1).max(dim=1)
+            assert [names[i] for i in index] == [row["class"] for row in rows]
+            expected = torch.tensor([row["probability"] for row in rows])
+            torch.testing.assert_close(probability, expected, rtol=0, atol=1e-3)
+    assert sorted(path.name for path in run.best.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+@torch.no_grad()
+def run_exported(run: Run, form: str, file: Path, batch: torch.Tensor) -> torch.Tensor | None:
+    """Logits of an exported network, run with nothing but the library that reads its format."""
+    if form == "weights":
+        saved = torch.load(run.best, weights_only=True)["state_dict"]
+        weights = torch.load(file, weights_only=True)
+        assert weights.keys() == saved.keys()
+        assert all(torch.equal(weights[key], saved[key]) for key in saved)
+        return None
+    if form == "model":
+        return torch.load(file, weights_only=False)(batch)
+    if form == "pt2":
+        return torch.export.load(file).module()(batch)
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(file)
+    assert [output.name for output in session.get_outputs()] == ["output"]
+    return torch.from_numpy(session.run(None, {"input": batch.numpy()})[0])
+
+
+@by_variant
+def test_pictures_of_the_run_show_something(train: Train, variant: str) -> None:
+    for name in PICTURES:
+        picture = Image.open(train(variant).folder / name)
+        assert min(picture.size) >= 400
+        assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 50
+
+
+@by_variant
+def test_fast_dev_run_writes_nothing(train: Train, variant: str) -> None:
+    run = train(variant)
+    before = run.project.runs()
+    run.project.run("training/train.py", "--trainer.fast_dev_run=true", *run.data.flags)
+    assert run.project.runs() == before
