@@ -28,14 +28,14 @@ class Project:
     elsewhere: Path
 
     def run(self, *command: str | Path, status: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs `python COMMAND` from a folder that is not the project's, and asserts its exit status."""
+        """Runs `python COMMAND`, a script of the project from a folder that is not, and asserts its exit status."""
         script, *rest = map(str, command)
         if script.endswith(".py"):
             script = str(self.path / script)
         environment = os.environ | {"COLUMNS": "200", "MPLCONFIGDIR": str(self.elsewhere)} | variables
         done = subprocess.run(
             [sys.executable, script, *rest],
-            cwd=self.path if script.startswith("-m") else self.elsewhere,
+            cwd=self.path if script.startswith("-") else self.elsewhere,
             env=environment,
             capture_output=True,
             text=True,

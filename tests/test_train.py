@@ -144,8 +144,12 @@ def run_exported(run: Run, form: str, file: Path, batch: torch.Tensor) -> torch.
         assert weights.keys() == saved.keys()
         assert all(torch.equal(weights[key], saved[key]) for key in saved)
         return None
-    if form == "model":
-        return torch.load(file, weights_only=False)(batch)
+    if form == "model":  # a pickle, which needs the project's classes
+        exchange = run.project.elsewhere / "exchange.pt"
+        torch.save(batch, exchange)
+        code = "import sys, torch; m = torch.load(sys.argv[1], weights_only=False); x = torch.load(sys.argv[2])"
+        run.project.run("-c", f"{code}; torch.save(m(x), sys.argv[2])", file, exchange)
+        return torch.load(exchange)
     if form == "pt2":
         return torch.export.load(file).module()(batch)
     from onnxruntime import InferenceSession

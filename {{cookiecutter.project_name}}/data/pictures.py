@@ -52,9 +52,9 @@ def read_picture(file: Path, size: tuple[int, int], channels: int) -> Tensor:
     Raises:
         OSError: The file cannot be decoded.
     """
-    height, width = size
+    picture = open_picture(file)
     try:
-        with open_picture(file) as picture:
+        with picture:
             picture.draft(None, (max(size), max(size)))  # lets a large JPEG be decoded at a fraction of its size
             upright = ImageOps.exif_transpose(picture)
     except Exception as error:  # as above
@@ -66,6 +66,7 @@ def read_picture(file: Path, size: tuple[int, int], channels: int) -> Tensor:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright)
     upright = upright.convert("L" if channels == 1 else "RGB")
+    height, width = size
     scale = min(upright.width / width, upright.height / height)
     left, top = (upright.width - scale * width) / 2, (upright.height - scale * height) / 2
     box = (left, top, left + scale * width, top + scale * height)

@@ -36,6 +36,7 @@ LOGS = ROOT / "logs"
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data in memory needs none
+warnings.filterwarnings("ignore", message=".*smaller than the logging interval")  # steps count on over epochs
 warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning 2.6 on PyTorch 2.15
 warnings.filterwarnings("ignore", message=".*exists and is not empty")  # the logger's files are there already
 plt.switch_backend("agg")  # pictures go into files, never to a screen

@@ -1,0 +1,143 @@
+"""The network, and how it is trained and judged."""
+
+from math import prod
+from typing import Any
+
+import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchvision.transforms.v2 import Normalize
+
+from models.optimizers import OptimizerName, SchedulerName, make_optimizer
+
+EXAMPLES = 32  # test samples that are drawn; at most half of them wrong ones
+
+
+class MLP(nn.Sequential):
+    """Three linear layers: (N, C, H, W) float32 to logits (N, num_classes)."""
+
+    def __init__(self, image_shape: tuple[int, ...], num_classes: int, hidden: int) -> None:
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(prod(image_shape), hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, num_classes),
+        )
+
+
+class MyModel(LightningModule):
+    """Classifies pictures of one size with a multilayer perceptron.
+
+    Args:
+        class_names: Name of each class.
+        image_shape: Channels, height and width in pixels.
+        mean: Of each channel's pixels, scaled to [0, 1].
+        std: Standard deviation, likewise.
+        hidden: Width of the two hidden layers.
+        lr: Learning rate: the peak of the one-cycle schedule, the start of the cosine.
+        optimizer: sgd has a momentum of 0.9, the others are as PyTorch has them.
+        scheduler: Learning rate over the run: up and down in one cycle, down along a cosine, or constant.
+        weight_decay: L2 penalty, decoupled from the gradient with adamw.
+        label_smoothing: Share of each target that is spread over all classes.
+    """
+
+    def __init__(
+        self,
+        class_names: list[str],
+        image_shape: tuple[int, ...],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        hidden: PositiveInt = 512,
+        lr: PositiveFloat = 0.1,
+        optimizer: OptimizerName = "sgd",
+        scheduler: SchedulerName = "onecycle",
+        weight_decay: NonNegativeFloat = 0.0,
+        label_smoothing: ClosedUnitInterval = 0.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.net = MLP(image_shape, len(class_names), hidden)
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.acc = MulticlassAccuracy(len(class_names), average="micro")
+        self.confusion = MulticlassConfusionMatrix(len(class_names))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised pictures (N, C, H, W) float32 to logits (N, num_classes) float32."""
+        return self.net(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, targets = batch
+        loss = self.criterion(self(images), targets)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train/loss", loss, prog_bar=True)  # costs as much as a small step
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def on_test_start(self) -> None:
+        self.confusion.reset()
+        self.wrong: list[tuple[Tensor, int, int]] = []  # picture, truth and prediction of some test samples
+        self.right: list[tuple[Tensor, int, int]] = []
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, targets = batch
+        predictions = self._evaluate(batch, "test").argmax(dim=1)
+        self.confusion.update(predictions, targets)
+        for image, truth, prediction in zip(images, targets.tolist(), predictions.tolist(), strict=True):
+            examples = self.right if truth == prediction else self.wrong
+            if len(examples) < (EXAMPLES if truth == prediction else EXAMPLES // 2):
+                examples.append((image, truth, prediction))
+
+    def on_test_epoch_end(self) -> None:
+        self.matrix = self.confusion.compute()
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+        images, targets = batch
+        logits = self(images)
+        self.acc(logits, targets)
+        metrics = {f"{stage}/loss": self.criterion(logits, targets), f"{stage}/acc": self.acc}
+        self.log_dict(metrics, prog_bar=stage == "val", batch_size=len(targets), sync_dist=True)
+        return logits
+
+    def predict_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, list[Any]]:
+        """Class and probability of each picture of a batch."""
+        probability, index = self(batch[0]).softmax(dim=1).max(dim=1)
+        names = self.hparams["class_names"]
+        return {"class": [names[i] for i in index.tolist()], "probability": probability.tolist()}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        h = self.hparams
+        return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
+
+    def export_module(self) -> tuple[nn.Module, Tensor]:
+        """The network for use elsewhere, pictures (N, C, H, W) float32 in [0, 1] to logits, and an example input."""
+        module = nn.Sequential(Normalize(self.hparams["mean"], self.hparams["std"]), self.net)
+        return module, torch.rand(2, *self.hparams["image_shape"])
+
+    def figures(self) -> dict[str, Figure]:
+        """What the test showed, by file name: the confusion matrix, and samples with the misclassified ones first."""
+        names = self.hparams["class_names"]
+        size = max(5.0, 0.6 * len(names))
+        confusion, axis = plt.subplots(figsize=(size, size), layout="constrained")
+        self.confusion.plot(self.matrix, ax=axis, labels=names, add_text=len(names) <= 30)
+
+        mean, std = (torch.tensor(self.hparams[key]).view(-1, 1, 1) for key in ("mean", "std"))
+        samples, axes = plt.subplots(4, EXAMPLES // 4, figsize=(12, 7), layout="constrained")
+        samples.suptitle("Predicted class; in red, and before the truth, where it is wrong")
+        for axis in axes.flat:
+            axis.axis("off")
+        for axis, (image, truth, prediction) in zip(axes.flat, self.wrong + self.right, strict=False):
+            axis.imshow((image.cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).numpy(), cmap="gray")
+            if truth == prediction:
+                axis.set_title(names[truth], fontsize=9)
+            else:
+                axis.set_title(f"{names[prediction]}, not {names[truth]}", fontsize=9, color="red", weight="bold")
+        return {"confusion_matrix": confusion, "test_samples": samples}
