@@ -219,7 +219,7 @@ class MyDataModule(LightningDataModule):
         else:
             chosen = self.samples["test"][:: -(-len(self.samples["test"]) // 8)]
             files = [file for file, _ in chosen]
-            self.predict_columns = [{"input": str(file), "truth": name} for file, name in chosen]
+            self.predict_columns = [{"input": str(file.relative_to(self.data_dir)), "truth": name} for file, name in chosen]
         self.predict = PictureDataset(files, self.image_shape[-1])
 
     def train_dataloader(self) -> DataLoader:
