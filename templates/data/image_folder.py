@@ -84,7 +84,7 @@ def list_samples(folder: Path) -> list[Sample]:
                 unreadable.append(str(file))
     if unreadable:
         names = ", ".join(unreadable[:20]) + (" and others" if len(unreadable) > 20 else "")
-        rank_zero_only(print)(f"warning: {len(unreadable)} unreadable pictures are left out: {names}", file=sys.stderr)
+        rank_zero_only(print)(f"warning: left out {len(unreadable)} unreadable: {names}", file=sys.stderr)
     for path in classes:
         if path.name not in {name for _, name in samples}:
             raise FileNotFoundError(f"{path} holds no readable picture")
@@ -219,7 +219,9 @@ class MyDataModule(LightningDataModule):
         else:
             chosen = self.samples["test"][:: -(-len(self.samples["test"]) // 8)]
             files = [file for file, _ in chosen]
-            self.predict_columns = [{"input": str(file.relative_to(self.data_dir)), "truth": name} for file, name in chosen]
+            self.predict_columns = [
+                {"input": str(file.relative_to(self.data_dir)), "truth": name} for file, name in chosen
+            ]
         self.predict = PictureDataset(files, self.image_shape[-1])
 
     def train_dataloader(self) -> DataLoader:

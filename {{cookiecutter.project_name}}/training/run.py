@@ -215,4 +215,5 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (OSError, MisconfigurationException) as error:
-        sys.exit(f"error: {error}")
+        # From a worker process the message arrives below a traceback.
+        sys.exit(f"error: {str(error).rpartition('OSError: ')[2].rstrip()}")
