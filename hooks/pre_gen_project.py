@@ -1,9 +1,12 @@
 """Refuses, in one sentence, answers that no working project can be made of."""
 
 import json
+import os
 import re
 import sys
 import unicodedata
+from contextlib import suppress
+from pathlib import Path
 
 NAME = json.loads(r""" {{ cookiecutter.project_name | tojson }} """)
 TEXTS = {
@@ -38,4 +41,10 @@ def problem() -> str | None:
 
 
 if message := problem():
+    # Cookiecutter removes the innermost folder alone of a name like a/b; rmdir takes empty ones only.
+    folder = Path.cwd()
+    os.chdir(folder.anchor)
+    for empty in [folder, *folder.parents][: len(Path(NAME).parts)] if len(Path(NAME).parts) > 1 else []:
+        with suppress(OSError):
+            empty.rmdir()
     sys.exit(f"error: {message}")

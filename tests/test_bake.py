@@ -128,7 +128,7 @@ def test_requirements_are_what_the_project_imports(bake: Bake, variant: str, log
                 imported.add(node.module.split(".")[0])
     assert "pytorch_lightning" not in imported
     imported -= {*sys.stdlib_module_names, "data", "models", "training"}
-    providers = packages_distributions() | {"mlflow": ["mlflow"]}  # several distributions share mlflow's folder
+    providers = {**packages_distributions(), "mlflow": ["mlflow"]}  # several distributions share mlflow's folder
     distributions = {providers[name][0].lower().replace("_", "-") for name in imported}
     text = (project.path / "requirements.txt").read_text(encoding="utf-8")
     requirements = [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]

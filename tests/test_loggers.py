@@ -1,0 +1,77 @@
+"""Every logger works offline, without a login, and gets the same figures as metrics.csv."""
+
+import csv
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from conftest import LOGGERS, Bake, Project
+
+pytestmark = pytest.mark.slow
+
+ALWAYS = [
+    "checkpoints",
+    "config.yaml",
+    "confusion_matrix.png",
+    "learning_curves.png",
+    "metrics.csv",
+    "run.json",
+    "test_metrics.json",
+    "test_samples.png",
+]
+OWN = {"tensorboard": ["tensorboard"], "csv": [], "wandb": ["wandb"], "mlflow": ["mlflow"]}
+
+
+def logged_by_tensorboard(folder: Path) -> dict[str, float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}
+
+
+def logged_by_wandb(folder: Path) -> dict[str, float]:
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    store, logged = DataStore(), {}
+    store.open_for_scan(str(file))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+        record.ParseFromString(data)
+        for item in record.history.item:
+            logged[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    return logged
+
+
+def logged_by_mlflow(folder: Path) -> dict[str, float]:
+    with sqlite3.connect(folder / "mlflow" / "mlflow.db") as database:
+        return dict(database.execute("SELECT key, value FROM metrics ORDER BY step"))
+
+
+READERS = {"tensorboard": logged_by_tensorboard, "wandb": logged_by_wandb, "mlflow": logged_by_mlflow}
+
+
+def train(project: Project) -> Path:
+    """Trains offline with no account at hand, and returns the run's folder."""
+    home = str(project.elsewhere)
+    done = project.run("training/train.py", "--trainer.max_epochs=2", WANDB_API_KEY="", HOME=home, NETRC=home + "/none")
+    assert done.stderr == ""
+    (folder,) = project.runs()
+    return folder
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_logger_gets_what_the_csv_file_gets(bake: Bake, logger: str) -> None:
+    folder = train(bake(fresh=True, logger=logger, project_name=f"logger_{logger}"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(ALWAYS + OWN[logger])
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    last = {key: float(row[key]) for row in rows for key in row if "/" in key and row[key]}
+    assert set(last) == {"train/loss", "val/loss", "val/acc", "test/loss", "test/acc"}
+    if logger in READERS:
+        logged = READERS[logger](folder)
+        assert {key: logged[key] for key in last} == pytest.approx(last, abs=1e-6)
