@@ -79,8 +79,8 @@ def write_cifar10(folder: Path) -> Data:
     (batches / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
     names = [f"digit {i}" for i in range(10)]
     (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": names, "num_vis": 3072}, protocol=2))
-    flags = [f"--data.data_dir={folder}", "--data.image_size=32", "--model.weights=null", "--trainer.max_epochs=5"]
-    return Data(flags, 0.9)
+    flags = ["--data.image_size=32", "--data.batch_size=32", "--data.flip=false", "--model.weights=null"]
+    return Data([f"--data.data_dir={folder}", *flags, "--trainer.max_epochs=5"], 0.9)
 
 
 def write_pictures(folder: Path) -> Data:

@@ -47,12 +47,12 @@ def uncomment(project: Project, name: str) -> None:
         ("--model.lr=fast", "could not convert string to float: 'fast'"),
         ("--model.lr=-1", "does not conform to restriction v>0"),
         ("--model.label_smoothing=1.5", "does not conform to restriction"),
-        ("--model.optimizer=adagrad", "'adagrad'"),
+        ("--model.optimizer=adagrad", "Got value: adagrad"),
         ("--data.batch_size=0", "does not conform to restriction v>0"),
         ("--data.batch_size=2.5", "PositiveInt"),
-        ("--trainer.max_epoch=3", "max_epoch"),
+        ("--trainer.max_epoch=3", "unrecognized arguments: --trainer.max_epoch=3"),
         ("--trainer.accelerator=abacus", "You selected an invalid accelerator name"),
-        ("--trainer.precision=7", "7"),
+        ("--trainer.precision=7", "Given value: 7"),
         ("--monitor_mode=best", "best"),
     ],
 )
@@ -61,7 +61,7 @@ def test_typo_cannot_start_a_run(digits: Project, flag: str, sentence: str) -> N
     done = digits.run("training/train.py", flag, status=2)
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) <= 5
+    assert re.fullmatch(r"error: .* \(--help lists all options\)\n", done.stderr)
     assert digits.runs() == before
 
 
@@ -111,11 +111,11 @@ def test_optimizer_by_name(digits: Project, optimizer: str) -> None:
     digits.run("training/evaluate.py")
 
 
-@pytest.mark.parametrize(("scheduler", "final"), [("onecycle", 4e-8), ("cosine", 0.0), ("none", 0.01)])
+@pytest.mark.parametrize(("scheduler", "final"), [("onecycle", 0.0), ("cosine", 0.0), ("none", 0.01)])
 def test_scheduler_by_name(digits: Project, scheduler: str, final: float) -> None:
     train(digits, f"--model.scheduler={scheduler}", "--model.lr=0.01", "--model.optimizer=sgd")
     checkpoint = torch.load(newest(digits) / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(final, abs=1e-6)
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(final, abs=1e-4)
 
 
 def test_schedule_without_an_end_is_refused(digits: Project) -> None:
@@ -217,6 +217,7 @@ weights = torchvision.models.get_model_weights({network!r})["DEFAULT"]
 type(weights).get_state_dict = lambda self, *args, **kwargs: dict(source)
 cli = RunCLI(["--model.network={network}", "--model.weights=DEFAULT", "--model.freeze=true", "--data.image_size=224"])
 model = cli.model
+model.trainer = cli.trainer
 model.setup("fit")
 own = model.net.state_dict()
 same = [key for key, value in source.items() if own[key].shape == value.shape and torch.equal(own[key], value)]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -33,18 +34,10 @@ def logged_by_tensorboard(folder: Path) -> dict[str, float]:
 
 
 def logged_by_wandb(folder: Path) -> dict[str, float]:
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
+    """Reads the protobuf strings of a run file: a key, the tag and length of its value, and the value as JSON."""
     (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    store, logged = DataStore(), {}
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
-        record.ParseFromString(data)
-        for item in record.history.item:
-            logged[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-    return logged
+    pairs = re.findall(rb"((?:train|val|test)/(?:loss|acc))\x82\x01.([0-9.e-]+)", file.read_bytes(), flags=re.DOTALL)
+    return {key.decode(): json.loads(value) for key, value in pairs}
 
 
 def logged_by_mlflow(folder: Path) -> dict[str, float]:

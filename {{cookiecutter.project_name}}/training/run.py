@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -42,6 +42,17 @@ warnings.filterwarnings("ignore", message=".*exists and is not empty")  # the lo
 plt.switch_backend("agg")  # pictures go into files, never to a screen
 
 
+class PlainParser(LightningArgumentParser):
+    """Takes no abbreviated flags, and says what it refuses in one sentence."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print("error:", " ".join(message.split()), "(--help lists all options)", file=sys.stderr)
+        sys.exit(2)
+
+
 class RunCLI(LightningCLI):
     """Config file and command line in; data module, model, trainer and a run folder of their own out."""
 
@@ -60,6 +71,7 @@ class RunCLI(LightningCLI):
                 "description": "Fits a model, then tests its best checkpoint.",
                 "usage": "train.py [--KEY VALUE ...]",
             },
+            parser_class=PlainParser,
             args=args,
         )
 
@@ -155,14 +167,14 @@ def load_checkpoint(file: Path | str) -> tuple[MyModel, dict[str, Any]]:
     return model.eval(), checkpoint
 
 
-def checkpoint_parser(description: str) -> ArgumentParser:
+def checkpoint_parser(description: str) -> PlainParser:
     """A command line that names a checkpoint."""
-    parser = ArgumentParser(description=description)
+    parser = PlainParser(description=description)
     parser.add_argument("--ckpt_path", type=Path, help="Checkpoint file; by default the best one of the newest run.")
     return parser
 
 
-def restore_run(parser: ArgumentParser, args: list[str] | None) -> tuple[Namespace, Trainer, MyModel, MyDataModule]:
+def restore_run(parser: PlainParser, args: list[str] | None) -> tuple[Namespace, Trainer, MyModel, MyDataModule]:
     """The options, and what evaluates a checkpoint in its precision, on one device, writing nothing.
 
     The data module's arguments are those of the checkpoint, unless the command line gives others.
