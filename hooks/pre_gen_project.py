@@ -13,11 +13,14 @@ TEXTS = {
     "description": json.loads(r""" {{ cookiecutter.description | tojson }} """),
     "author": json.loads(r""" {{ cookiecutter.author | tojson }} """),
 }
+# Cruft does not say where it bakes.
+OUTPUT = json.loads(r""" {{ cookiecutter._output_dir | default("") | tojson }} """)
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
 PACKAGES = {
-    *("cookiecutter", "data", "jsonargparse", "lightning", "matplotlib", "mlflow", "models", "numpy", "onnx"),
-    *("onnxruntime", "onnxscript", "pil", "pytest", "pytorch_lightning", "rich", "sklearn", "tensorboard", "torch"),
-    *("torchmetrics", "torchvision", "training", "wandb", "yaml"),
+    *("conftest", "cookiecutter", "data", "jsonargparse", "lightning", "lightning_fabric", "matplotlib", "mlflow"),
+    *("models", "numpy", "onnx", "onnxruntime", "onnxscript", "packaging", "pandas", "pil", "pytest"),
+    *("pytorch_lightning", "rich", "scipy", "sklearn", "tensorboard", "torch", "torchmetrics", "torchvision"),
+    *("training", "wandb", "yaml"),
 }
 
 
@@ -42,9 +45,13 @@ def problem() -> str | None:
 
 if message := problem():
     # Cookiecutter removes the innermost folder alone of a name like a/b; rmdir takes empty ones only.
-    folder = Path.cwd()
-    os.chdir(folder.anchor)
-    for empty in [folder, *folder.parents][: len(Path(NAME).parts)] if len(Path(NAME).parts) > 1 else []:
-        with suppress(OSError):
-            empty.rmdir()
+    output = Path(OUTPUT)
+    parts = Path(NAME).parts if OUTPUT else ()
+    if len(parts) > 1:
+        os.chdir(Path.cwd().anchor)
+        for depth in range(len(parts), 0, -1):
+            folder = output.joinpath(*parts[:depth])
+            with suppress(OSError):
+                if not folder.samefile(output):
+                    folder.rmdir()
     sys.exit(f"error: {message}")
