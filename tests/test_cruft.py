@@ -1,6 +1,7 @@
 """A project can follow its template: `cruft update` brings what is new and keeps what is one's own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,12 @@ def replace(file: Path, old: str, new: str) -> None:
 @pytest.mark.slow
 def test_project_follows_its_template_and_keeps_its_edits(tmp_path: Path) -> None:
     template = tmp_path / "template"
-    call(tmp_path, "git", "clone", "--quiet", TEMPLATE, template)
+    if (TEMPLATE / ".git").exists():
+        call(tmp_path, "git", "clone", "--quiet", TEMPLATE, template)
+    else:  # an unpacked archive
+        shutil.copytree(TEMPLATE, template, ignore=shutil.ignore_patterns(".venv", "demo", "__pycache__", ".*_cache"))
+        call(template, "git", "init", "--quiet")
+        commit(template, "Unpack")
     call(tmp_path, sys.executable, "-m", "cruft", "create", template, "--no-input")
     project = Project(tmp_path / "my_project", tmp_path)
     call(project.path, "git", "init", "--quiet")
