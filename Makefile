@@ -18,14 +18,17 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.venv/bin/python:
+# pip comes last into the folder, so where it failed for want of python3-venv it is made again.
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=..." if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv .venv
 
-.venv/demo: .venv/bin/python
+.venv/demo: .venv/bin/pip
 	$(BIN)/pip install --quiet "cookiecutter>=2.7.1,<3"
 	touch $@
 
-.venv/test: requirements-dev.txt .venv/bin/python
+.venv/test: requirements-dev.txt .venv/bin/pip
+	@$(BIN)/python -c 'import sys; sys.exit("The tests need Python 3.11 or newer: make clean test PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	touch $@ .venv/demo
 
