@@ -129,8 +129,8 @@ class MyModel(LightningModule):
         self.confusion.plot(self.matrix, ax=axis, labels=names, add_text=len(names) <= 30)
 
         mean, std = (torch.tensor(self.hparams[key]).view(-1, 1, 1) for key in ("mean", "std"))
-        samples, axes = plt.subplots(4, EXAMPLES // 4, figsize=(12, 7), layout="constrained")
-        samples.suptitle("Predicted class; in red, and before the truth, where it is wrong")
+        samples, axes = plt.subplots(4, EXAMPLES // 4, figsize=(12, 8), layout="constrained")
+        samples.suptitle("Predicted class; where it is wrong, in red and above the truth")
         for axis in axes.flat:
             axis.axis("off")
         for axis, (image, truth, prediction) in zip(axes.flat, self.wrong + self.right, strict=False):
@@ -138,5 +138,5 @@ class MyModel(LightningModule):
             if truth == prediction:
                 axis.set_title(names[truth], fontsize=9)
             else:
-                axis.set_title(f"{names[prediction]}, not {names[truth]}", fontsize=9, color="red", weight="bold")
+                axis.set_title(f"{names[prediction]}\nnot {names[truth]}", fontsize=9, color="red", weight="bold")
         return {"confusion_matrix": confusion, "test_samples": samples}
