@@ -105,7 +105,10 @@ def train(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     return train
 
 
-def by_variant(test: Callable) -> Callable:
+def by(variants: list[str]) -> Callable[[Callable], Callable]:
     """Runs a test once a variant; those of one variant share a process, so that it is trained once."""
-    cases = [pytest.param(variant, id=variant, marks=pytest.mark.xdist_group(variant)) for variant in VARIANTS]
-    return pytest.mark.parametrize("variant", cases)(test)
+    cases = [pytest.param(variant, id=variant, marks=pytest.mark.xdist_group(variant)) for variant in variants]
+    return pytest.mark.parametrize("variant", cases)
+
+
+by_variant = by(VARIANTS)

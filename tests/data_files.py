@@ -15,11 +15,16 @@ TRAIN = 1400
 
 @dataclass(frozen=True)
 class Data:
-    """Where a data set lies, the flags that train on it, and what to expect of the test split."""
+    """The flags that train on a data set, and what to expect: the least of metrics, columns of predictions, pictures."""
 
     flags: list[str]
-    min_acc: float
+    at_least: dict[str, float]
     unreadable: list[Path] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    columns: tuple[str, ...] = ("input", "truth", "class", "probability")
+    pictures: tuple[str, ...] = ("confusion_matrix.png", "test_samples.png")
+    files: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ("weights", "model", "onnx", "pt2")
 
 
 def digits(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,17 +48,17 @@ def write_idx(folder: Path, pictures: np.ndarray, targets: np.ndarray) -> None:
 
 
 def write_digits(folder: Path) -> Data:
-    return Data([], 0.97)
+    return Data([], {"test/acc": 0.97})
 
 
 def write_mnist(folder: Path) -> Data:
     write_idx(folder / "MNIST" / "raw", *digits(28))
-    return Data([f"--data.data_dir={folder}"], 0.95)
+    return Data([f"--data.data_dir={folder}"], {"test/acc": 0.95})
 
 
 def write_fashion_mnist(folder: Path) -> Data:
     write_idx(folder / "FashionMNIST" / "raw", *digits(28))
-    return Data([f"--data.data_dir={folder}"], 0.93)
+    return Data([f"--data.data_dir={folder}"], {"test/acc": 0.93})
 
 
 def coloured(pictures: np.ndarray) -> np.ndarray:
@@ -80,7 +85,7 @@ def write_cifar10(folder: Path) -> Data:
     names = [f"digit {i}" for i in range(10)]
     (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": names, "num_vis": 3072}, protocol=2))
     flags = ["--data.image_size=32", "--data.batch_size=32", "--data.flip=false", "--model.weights=null"]
-    return Data([f"--data.data_dir={folder}", *flags, "--trainer.max_epochs=5"], 0.9)
+    return Data([f"--data.data_dir={folder}", *flags, "--trainer.max_epochs=5"], {"test/acc": 0.9})
 
 
 def write_pictures(folder: Path) -> Data:
@@ -111,7 +116,7 @@ def write_pictures(folder: Path) -> Data:
         (picture if mode == "I;16" else picture.convert(mode)).save(folder / f"digit {target}" / f"{i}.{suffix}")
     unreadable = folder / "digit 3" / "unreadable.png"
     unreadable.write_bytes(b"this is no picture")
-    return Data([f"--data.data_dir={folder}"], 0.9, [unreadable])
+    return Data([f"--data.data_dir={folder}"], {"test/acc": 0.9}, [unreadable])
 
 
 WRITERS: dict[str, Callable[[Path], Data]] = {

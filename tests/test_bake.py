@@ -21,7 +21,6 @@ FILES = [
     "configs/config.yaml",
     "data/__init__.py",
     "data/data_module.py",
-    "data/pictures.py",
     "logs/.gitkeep",
     "models/__init__.py",
     "models/my_model.py",
@@ -36,7 +35,19 @@ FILES = [
     "training/train.py",
 ]
 LOGGER_FILES = {"wandb": ["training/quiet_wandb.py"], "mlflow": ["training/local_mlflow.py"]}
-ROLES = {"data": "data", "model": "models", "conftest": "conftest", "tests": "tests"}
+ROLES = {
+    "data": "data",
+    "model": "models",
+    "module": "modules",
+    "predict": "predict",
+    "conftest": "conftest",
+    "tests": "tests",
+}
+
+
+def expected_files(variant: str, logger: str = LOGGERS[0]) -> list[str]:
+    module = QUESTIONS["_variants"][variant]["module"]
+    return sorted([*FILES, f"data/{module}", *LOGGER_FILES.get(logger, [])])
 
 
 def files(project: Project) -> list[str]:
@@ -60,13 +71,13 @@ def code_lines(source: str) -> list[str]:
 
 @by_variant
 def test_project_holds_exactly_these_files(bake: Bake, variant: str) -> None:
-    assert files(bake(variant=variant)) == sorted(FILES)
-    assert len(FILES) <= 20
+    assert files(bake(variant=variant)) == expected_files(variant)
+    assert len(expected_files(variant)) <= 20
 
 
 @pytest.mark.parametrize("logger", LOGGERS)
 def test_logger_adds_its_own_file_at_most(bake: Bake, logger: str) -> None:
-    assert files(bake(logger=logger)) == sorted(FILES + LOGGER_FILES.get(logger, []))
+    assert files(bake(logger=logger)) == expected_files(VARIANTS[0], logger)
 
 
 @by_variant
@@ -99,6 +110,7 @@ def test_table_and_files_agree() -> None:
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if "cache" not in str(path)}
     assert there == wanted
     assert list(QUESTIONS["_variants"]) == VARIANTS
+    assert set(QUESTIONS["_modules"]) == {row["module"] for row in QUESTIONS["_variants"].values()}
     assert list(QUESTIONS["_loggers"]) == LOGGERS
 
 
@@ -144,7 +156,7 @@ def test_requirements_are_what_the_project_imports(bake: Bake, variant: str, log
 @by_variant
 def test_readme_names_every_file(bake: Bake, variant: str) -> None:
     text = (bake(variant=variant).path / "README.md").read_text(encoding="utf-8")
-    for file in FILES:
+    for file in expected_files(variant):
         if not file.endswith(("README.md", ".gitkeep", "__init__.py")):
             assert f"`{file}`" in text, file
 

@@ -117,10 +117,10 @@ class MyModel(LightningModule):
         h = self.hparams
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
-    def export_module(self) -> tuple[nn.Module, Tensor]:
+    def export_module(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """The network for use elsewhere, pictures (N, C, H, W) float32 in [0, 1] to logits, and an example input."""
         module = nn.Sequential(Normalize(self.hparams["mean"], self.hparams["std"]), self.net)
-        return module, torch.rand(2, *self.hparams["image_shape"])
+        return module, (torch.rand(2, *self.hparams["image_shape"]),)
 
     def figures(self) -> dict[str, Figure]:
         """What the test showed, by file name: the confusion matrix, and samples with the misclassified ones first."""

@@ -7,6 +7,7 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch.export import Dim
 
 from models.my_model import MyModel
 from training.run import checkpoint_parser, load_checkpoint, newest_checkpoint, run
@@ -36,29 +37,39 @@ def main(args: list[str] | None = None) -> None:
 
 @torch.no_grad()
 def export(model: MyModel, form: Format, file: Path) -> float:
-    """Writes `file`, reads it back as its user would, and returns the largest absolute difference of the outputs."""
+    """Writes `file`, reads it back as its user would, and returns the largest absolute difference of the outputs.
+
+    Raises:
+        OSError: The network cannot be written in this format.
+    """
     module, example = model.export_module()
-    expected = module.eval()(example)
+    expected = module.eval()(*example)
     if form == "weights":
         torch.save(model.state_dict(), file)
         fresh = MyModel(**model.hparams)
         fresh.load_state_dict(torch.load(file, weights_only=True))
-        actual = fresh.eval().export_module()[0](example)
+        actual = fresh.eval().export_module()[0](*example)
     elif form == "model":
         torch.save(module, file)
-        actual = torch.load(file, weights_only=False)(example)  # a file of our own, a moment old
+        actual = torch.load(file, weights_only=False)(*example)  # a file of our own, a moment old
     else:
-        program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        sizes = tuple({axis: Dim.AUTO for axis, n in enumerate(tensor.shape) if n > 1} for tensor in example)
+        try:
+            program = torch.export.export(module, example, dynamic_shapes=sizes)
+        except (RuntimeError, TypeError) as error:
+            raise OSError(f"{form} cannot hold this network, weights and model can ({type(error).__name__})") from error
         if form == "pt2":
             torch.export.save(program, file)
-            actual = torch.export.load(file).module()(example)
+            actual = torch.export.load(file).module()(*example)
         else:
             from onnxruntime import InferenceSession
 
+            names = [f"input{i or ''}" for i in range(len(example))]
             torch.onnx.export(
-                program, (), file, input_names=["input"], output_names=["output"], external_data=False, verbose=False
+                program, (), file, input_names=names, output_names=["output"], external_data=False, verbose=False
             )
-            actual = torch.from_numpy(InferenceSession(file).run(None, {"input": example.numpy()})[0])
+            feed = {name: tensor.numpy() for name, tensor in zip(names, example, strict=True)}
+            actual = torch.from_numpy(InferenceSession(file).run(None, feed)[0])
     return (actual - expected).abs().max().item()
 
 

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -132,7 +132,7 @@ class SaveRun(SaveConfigCallback):
             "seed": self.config.seed_everything,
             "git_commit": subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None,
             "python": platform.python_version(),
-            "packages": {name: version(name) for name in ("torch", "torchvision", "lightning")},
+            "packages": dict(sorted((package.name, package.version) for package in distributions())),
         }
         Path(trainer.default_root_dir, "run.json").write_text(json.dumps(run, indent=2), encoding="utf-8")
 
