@@ -15,7 +15,7 @@ TRAIN = 1400
 
 @dataclass(frozen=True)
 class Data:
-    """The flags that train on a data set, and what to expect: the least of metrics, columns of predictions, pictures."""
+    """The flags that train on a data set, and what to expect of the run, its predictions and its exports."""
 
     flags: list[str]
     at_least: dict[str, float]
