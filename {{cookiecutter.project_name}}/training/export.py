@@ -37,7 +37,9 @@ def main(args: list[str] | None = None) -> None:
 
 @torch.no_grad()
 def export(model: MyModel, form: Format, file: Path) -> float:
-    """Writes `file`, reads it back as its user would, and returns the largest absolute difference of the outputs.
+    """Writes `file`, reads it back as its user would, and returns the largest difference of the outputs.
+
+    It is relative to the largest output, if that is more than 1.
 
     Raises:
         OSError: The network cannot be written in this format.
@@ -70,7 +72,7 @@ def export(model: MyModel, form: Format, file: Path) -> float:
             )
             feed = {name: tensor.numpy() for name, tensor in zip(names, example, strict=True)}
             actual = torch.from_numpy(InferenceSession(file).run(None, feed)[0])
-    return (actual - expected).abs().max().item()
+    return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
 
 
 if __name__ == "__main__":

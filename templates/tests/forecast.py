@@ -1,0 +1,106 @@
+"""What this project promises of its model; all of it runs offline, in seconds, on the CPU."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from training import evaluate, export, predict, train
+from training.run import RunCLI, load_checkpoint
+
+Batch = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keeps the runs of the tests out of the project's own logs."""
+    monkeypatch.setattr("training.run.LOGS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    return tmp_path
+
+
+@pytest.fixture
+def quick(flags: list[str]) -> list[str]:
+    return [*flags, "--trainer.accelerator=cpu", "--trainer.logger=false"]
+
+
+@pytest.fixture
+def cli(quick: list[str]) -> RunCLI:
+    return RunCLI([*quick, "--trainer.max_epochs=1", "--trainer.callbacks=null"])
+
+
+@pytest.fixture
+def batch(cli: RunCLI) -> Batch:
+    cli.datamodule.setup("fit")
+    return cli.datamodule.on_after_batch_transfer(next(iter(cli.datamodule.val_dataloader())), 0)
+
+
+def test_forecast_is_a_horizon_of_every_column(cli: RunCLI, batch: Batch) -> None:
+    inputs, targets = batch
+    data = cli.datamodule
+    assert inputs.shape[1:] == (data.lookback, len(data.columns)) and inputs.dtype == torch.float32
+    assert cli.model(inputs).shape == targets.shape == (len(inputs), data.horizon, len(data.columns))
+
+
+def test_every_parameter_gets_a_gradient(cli: RunCLI, batch: Batch) -> None:
+    inputs, targets = batch
+    cli.model.criterion(cli.model(inputs), targets).backward()
+    for name, parameter in cli.model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_loss_falls_when_one_batch_is_overfitted(cli: RunCLI, batch: Batch) -> None:
+    inputs, targets = batch[0][:16], batch[1][:16]
+    optimizer = torch.optim.Adam(cli.model.parameters(), lr=0.001)
+    losses = []
+    for _ in range(30):
+        loss = cli.model.criterion(cli.model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+def test_targets_of_the_splits_follow_each_other(cli: RunCLI) -> None:
+    cli.datamodule.setup("fit")
+    data = cli.datamodule
+    ends = []
+    for windows in (data.train, data.val, data.test):
+        first, last = windows.starts[0] + data.lookback, windows.starts[-1] + data.lookback + data.horizon
+        assert not ends or first == ends[-1]
+        ends.append(last)
+    assert ends[-1] == len(data.regular[0])
+
+
+def test_fast_dev_run_goes_through_the_command_line(quick: list[str], logs: Path) -> None:
+    train.main([*quick, "--trainer.fast_dev_run=true"])
+    assert list(logs.iterdir()) == []
+
+
+def test_checkpoint_gives_the_model_that_was_saved(cli: RunCLI, batch: Batch) -> None:
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    restored, _ = load_checkpoint(cli.run_dir / "checkpoints" / "last.ckpt")
+    with torch.no_grad():
+        torch.testing.assert_close(restored(batch[0]), cli.model.eval()(batch[0]), rtol=0, atol=0)
+
+
+def test_all_commands_agree(quick: list[str], logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train.main([*quick, "--trainer.max_epochs=1"])
+    trained = capsys.readouterr().out
+    metrics: dict[str, Any] = json.loads(next(logs.glob("*/test_metrics.json")).read_text())
+
+    evaluate.main(["--accelerator=cpu"])
+    table = capsys.readouterr().out
+    assert table in trained
+    assert f"{metrics['test/mae']:.4f}" in table
+
+    predict.main(["--accelerator=cpu", "--format=json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert {"input", "time", "column", "truth", "forecast"} == set(rows[0])
+
+    export.main(["--format=weights"])
+    assert "differ from the checkpoint's by 0.0e+00" in capsys.readouterr().out
