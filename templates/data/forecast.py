@@ -149,9 +149,9 @@ class MyDataModule(LightningDataModule):
             times = text.astype(float)
         else:
             times = pd.to_datetime(text.astype(str), format=self.hparams["time_format"], errors="coerce", utc=True)
-        problems = [f"line {line}: {name!r} is {text[line]!r}, no time" for line in frame.index[times.isna()]]
+        problems = [f"line {line}: {name!r} is '{text[line]}', no time" for line in frame.index[times.isna()]]
         for line in frame.index[1:][(times.diff()[1:] <= times.diff()[1:] * 0).to_numpy()]:
-            problems.append(f"line {line}: {name!r} is {text[line]!r}, which does not come after the time before it")
+            problems.append(f"line {line}: {name!r} is '{text[line]}', which does not come after the time before it")
         refuse(file, problems)
         frame[name] = times
         return frame
@@ -191,7 +191,7 @@ class MyDataModule(LightningDataModule):
             refuse(file, ["three rows are the least that show a time step"])
         values = frame[self.columns].apply(pd.to_numeric, errors="coerce").astype(float)
         problems = [
-            f"line {line}: {name!r} is {frame[name][line]!r}, no number"
+            f"line {line}: {name!r} is '{frame[name][line]}', no number"
             for name in self.columns
             for line in frame.index[(frame[name].notna() & ~np.isfinite(values[name])).to_numpy()]
         ]

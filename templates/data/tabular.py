@@ -60,7 +60,7 @@ def make_numbers(frame: pd.DataFrame, names: list[str]) -> list[str]:
     for name in names:
         values = pd.to_numeric(frame[name], errors="coerce").astype(float)
         wrong = frame[name].notna() & ~np.isfinite(values)
-        problems += [f"line {i}: {name!r} is {frame[name][i]!r}, no number" for i in frame.index[wrong]]
+        problems += [f"line {i}: {name!r} is '{frame[name][i]}', no number" for i in frame.index[wrong]]
         frame[name] = values
     return problems
 

@@ -49,7 +49,7 @@ class ConvNet(nn.Module):
         std = inputs.std(dim=1, keepdim=True, unbiased=False) + 1e-3
         columns = ((inputs - mean) / std).transpose(1, 2).flatten(0, 1)
         outputs = self.linear(columns) + self.convolutions(columns.unsqueeze(1))
-        return outputs.unflatten(0, (inputs.shape[0], inputs.shape[2])).transpose(1, 2) * std + mean
+        return (outputs.unflatten(0, (inputs.shape[0], inputs.shape[2])).transpose(1, 2) * std + mean).contiguous()
 
 
 class MyModel(LightningModule):
@@ -128,7 +128,7 @@ class MyModel(LightningModule):
             (rules["naive"], self.naive_metrics, self.naive_by_step),
             (rules["linear"], self.linear_metrics, self.linear_by_step),
         ):
-            metrics(outputs, targets)
+            metrics(outputs.contiguous(), targets)
             self.log_dict(metrics, batch_size=len(targets))
             by_step.update(outputs.transpose(1, 2).flatten(0, 1), targets.transpose(1, 2).flatten(0, 1))
         self.by_column.update(forecasts.flatten(0, 1), targets.flatten(0, 1))
