@@ -14,7 +14,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
 Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
-LOSSES = {"mse": nn.MSELoss(), "l1": nn.L1Loss(), "smooth_l1": nn.SmoothL1Loss()}
+LOSSES = {"mse": nn.MSELoss, "l1": nn.L1Loss, "smooth_l1": nn.SmoothL1Loss}
 MOST_COLUMNS = 20  # whose errors are listed one by one
 
 
@@ -76,8 +76,8 @@ class MyModel(LightningModule):
         scale: dict[str, list[float]],
         lookback: int,
         horizon: int,
-        channels: PositiveInt = 64,
-        layers: PositiveInt = 3,
+        channels: PositiveInt = 32,
+        layers: PositiveInt = 2,
         dropout: Dropout = 0.3,  # type: ignore[valid-type]
         loss: Literal["mse", "l1", "smooth_l1"] = "mse",
         lr: PositiveFloat = 0.001,
@@ -88,7 +88,7 @@ class MyModel(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.net = ConvNet(lookback, horizon, channels, layers, dropout)
-        self.criterion = LOSSES[loss]
+        self.criterion = LOSSES[loss]()
         self.val_mae = MeanAbsoluteError()
         self.by_column = MeanAbsoluteError(num_outputs=len(columns))
         self.metrics, self.by_step = make_metrics(horizon, "")

@@ -25,15 +25,15 @@ from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
 Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
 Loss = Literal["mse", "l1", "smooth_l1", "poisson_nll", "bce_with_logits", "cross_entropy"]
-LOSSES: dict[str, dict[str, nn.Module]] = {
+LOSSES: dict[str, dict[str, type[nn.Module]]] = {
     "regression": {
-        "mse": nn.MSELoss(),
-        "l1": nn.L1Loss(),
-        "smooth_l1": nn.SmoothL1Loss(),
-        "poisson_nll": nn.PoissonNLLLoss(),
+        "mse": nn.MSELoss,
+        "l1": nn.L1Loss,
+        "smooth_l1": nn.SmoothL1Loss,
+        "poisson_nll": nn.PoissonNLLLoss,
     },
-    "binary": {"bce_with_logits": nn.BCEWithLogitsLoss()},
-    "multiclass": {"cross_entropy": nn.CrossEntropyLoss()},
+    "binary": {"bce_with_logits": nn.BCEWithLogitsLoss},
+    "multiclass": {"cross_entropy": nn.CrossEntropyLoss},
 }
 
 
@@ -111,9 +111,9 @@ class MyModel(LightningModule):
         categories: dict[str, list[str]],
         hidden: PositiveInt = 256,
         layers: PositiveInt = 3,
-        dropout: Dropout = 0.1,  # type: ignore[valid-type]
+        dropout: Dropout = 0.3,  # type: ignore[valid-type]
         loss: Loss | None = None,
-        lr: PositiveFloat = 0.002,
+        lr: PositiveFloat = 0.001,
         optimizer: OptimizerName = "adamw",
         scheduler: SchedulerName = "onecycle",
         weight_decay: NonNegativeFloat = 0.01,
@@ -126,7 +126,7 @@ class MyModel(LightningModule):
         self.loss: str = loss or next(iter(losses))
         if self.loss == "poisson_nll" and target_scale[0] <= 0:
             raise MisconfigurationException(f"poisson_nll needs counts, but the mean of {target} is {target_scale[0]}")
-        self.criterion = losses[self.loss]
+        self.criterion = losses[self.loss]()
         cardinalities = [len(values) for values in categories.values()]
         outputs = len(class_names) if task == "multiclass" else 1
         self.net = MLP(len(numbers) + len(gaps), cardinalities, hidden, layers, dropout, outputs)

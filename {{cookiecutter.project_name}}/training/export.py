@@ -1,6 +1,7 @@
 """Writes a checkpoint in another format: `python training/export.py --format weights|model|onnx|pt2`."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from torch.export import Dim
 from models.my_model import MyModel
 from training.run import checkpoint_parser, load_checkpoint, newest_checkpoint, run
 
+warnings.filterwarnings("ignore", message=".*were assigned during export")  # by what cannot be exported
 Format = Literal["weights", "model", "onnx", "pt2"]
 
 
