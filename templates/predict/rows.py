@@ -1,17 +1,12 @@
 """Prints predictions: `python training/predict.py INPUT... [--format table|json|csv]`."""
 
-import csv
-import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rich.console import Console
-from rich.table import Table
-
-from training.run import checkpoint_parser, restore_run, run
+from training.run import checkpoint_parser, print_rows, restore_run, run
 
 
 def main(args: list[str] | None = None) -> None:
@@ -24,21 +19,6 @@ def main(args: list[str] | None = None) -> None:
     predictions = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
     rows = [known | predicted for known, predicted in zip(data.predict_columns, predictions, strict=True)]
     print_rows(rows, options.format)
-
-
-def print_rows(rows: list[dict[str, Any]], form: str) -> None:
-    """Prints rows that have the same keys as a table, as a JSON list or as CSV with a header."""
-    if form == "json":
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
-    elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    else:
-        table = Table(*rows[0])
-        for row in rows:
-            table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
-        Console().print(table)
 
 
 if __name__ == "__main__":

@@ -206,6 +206,21 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
     Console().print(table)
 
 
+def print_rows(rows: list[dict[str, Any]], form: str) -> None:
+    """Prints rows that have the same keys as a table, as a JSON list or as CSV with a header."""
+    if form == "json":
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif form == "csv":
+        writer = csv.DictWriter(sys.stdout, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+        Console().print(table)
+
+
 def save_learning_curves(run_dir: Path) -> None:
     """Draws every metric of `metrics.csv` over the steps, one panel a metric and one line a split."""
     with open(run_dir / "metrics.csv", newline="", encoding="utf-8") as file:

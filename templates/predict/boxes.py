@@ -1,0 +1,60 @@
+"""Finds objects: `python training/predict.py PICTURE_OR_FOLDER... [--format table|json|csv] [--draw FOLDER]`."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from jsonargparse.typing import ClosedUnitInterval
+from torch import Tensor
+from torchvision.io import write_png
+from torchvision.utils import draw_bounding_boxes
+
+from training.run import checkpoint_parser, print_rows, restore_run, run
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = checkpoint_parser("Prints the boxes that a checkpoint finds; as JSON, they are results in COCO's format.")
+    parser.add_argument("inputs", nargs="*", help="Pictures and folders of them; by default a few test samples.")
+    parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="What to print.")
+    parser.add_argument("--min_score", type=ClosedUnitInterval, default=0.05, help="Least score of a box.")
+    parser.add_argument("--draw", type=Path, help="Folder for the pictures with their boxes of a score above 0.5.")
+    options, trainer, model, data = restore_run(parser, args)
+    data.inputs = options.inputs
+    batches: Any = trainer.predict(model, datamodule=data)
+    outputs = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
+    rows: list[dict[str, Any]] = []
+    for i, (known, output) in enumerate(zip(data.predict_columns, outputs, strict=True)):
+        likely = output["scores"] >= options.min_score
+        output = {key: values[likely] for key, values in output.items()}
+        rows += list_boxes(known, output, model.hparams["category_ids"], model.hparams["class_names"])
+        if options.draw:
+            options.draw.mkdir(parents=True, exist_ok=True)
+            file = options.draw / f"{i:04}-{Path(known['input']).stem}.png"
+            write_png(draw_boxes(data.predict[i][0], output, model.hparams["class_names"]), str(file))
+    print_rows(rows, options.format)
+
+
+def list_boxes(
+    known: dict[str, Any], output: dict[str, Tensor], categories: list[int], names: list[str]
+) -> list[dict[str, Any]]:
+    """The boxes of one picture, each as a result in COCO's format, with its file and class beside."""
+    rows = []
+    for (left, top, right, bottom), label, score in zip(*(output[k].tolist() for k in output), strict=True):
+        box = [round(value, 2) for value in (left, top, right - left, bottom - top)]
+        result = {"category_id": categories[label - 1], "bbox": box, "score": score}
+        rows.append(known | result | {"class": names[label - 1]})
+    return rows
+
+
+def draw_boxes(picture: Tensor, output: dict[str, Tensor], names: list[str]) -> Tensor:
+    """A picture (3, H, W) uint8 with the boxes of a score above 0.5, their classes and scores."""
+    likely = output["scores"] > 0.5
+    labels, scores = output["labels"][likely].tolist(), output["scores"][likely].tolist()
+    texts = [f"{names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    return draw_bounding_boxes(picture, output["boxes"][likely], texts, colors="red")
+
+
+if __name__ == "__main__":
+    run(main)
