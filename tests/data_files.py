@@ -1,9 +1,10 @@
-"""Learnable data sets, made of scikit-learn's digits, in the files that each variant reads."""
+"""Learnable data sets in the files that each variant reads."""
 
+import json
 import pickle
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ class Data:
 
     flags: list[str]
     at_least: dict[str, float]
-    unreadable: list[Path] = field(default_factory=list)
-    inputs: list[str] = field(default_factory=list)
+    at_most: dict[str, float] = field(default_factory=dict)
+    stderr: str = ""
     columns: tuple[str, ...] = ("input", "truth", "class", "probability")
     pictures: tuple[str, ...] = ("confusion_matrix.png", "test_samples.png")
     files: tuple[str, ...] = ()
@@ -116,7 +117,117 @@ def write_pictures(folder: Path) -> Data:
         (picture if mode == "I;16" else picture.convert(mode)).save(folder / f"digit {target}" / f"{i}.{suffix}")
     unreadable = folder / "digit 3" / "unreadable.png"
     unreadable.write_bytes(b"this is no picture")
-    return Data([f"--data.data_dir={folder}"], {"test/acc": 0.9}, [unreadable])
+    return Data(
+        [f"--data.data_dir={folder}"], {"test/acc": 0.9}, stderr=f"warning: left out 1 unreadable: {unreadable}"
+    )
+
+
+def scenes(count: int) -> list[tuple[np.ndarray, list[tuple[int, int, int, int]]]]:
+    """Dim noise (H, W, 3) uint8 of mixed sizes, and in it one or two bright squares: class 1 red, class 2 green.
+
+    A square is given by its left and top pixel, its side and its class.
+    """
+    random = np.random.default_rng(0)
+    pictures = []
+    for i in range(count):
+        pixels = random.integers(0, 80, (64 + i % 5, 96, 3), dtype=np.uint8)
+        squares = []
+        for left, kind in ((4, 1 + i % 2), (52, 1 + i // 2 % 2))[: 1 + i % 3 % 2]:
+            x, y, side = left + random.integers(10), random.integers(24), random.integers(16, 33)
+            pixels[y : y + side, x : x + side, kind - 1] += 160
+            squares.append((int(x), int(y), int(side), kind))
+        pictures.append((pixels, squares))
+    return pictures
+
+
+def write_masks(folder: Path) -> Data:
+    """Pictures and masks with names of classes, palette masks among them, and pixels of no class."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for i, (pixels, squares) in enumerate(scenes(60)):
+        mask = np.zeros(pixels.shape[:2], np.uint8)
+        mask[0] = 255
+        for x, y, side, kind in squares:
+            mask[y : y + side, x : x + side] = kind
+        picture = Image.fromarray(mask)
+        if i % 2:
+            picture = picture.convert("P")
+        picture.save(folder / "masks" / f"{i}.png")
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.{('png', 'bmp')[i % 2]}")
+    (folder / "classes.txt").write_text("nothing\nred\ngreen\n", encoding="utf-8")
+    flags = [f"--data.data_dir={folder}", "--data.num_workers=0", "--trainer.max_epochs=12"]
+    columns = ("input", "mask", "classes")
+    least = {"test/iou": 0.7, "test/iou_red": 0.5, "test/iou_green": 0.5, "test/acc": 0.9}
+    return Data(flags, least, columns=columns, pictures=("test_samples.png",))
+
+
+def write_coco(folder: Path) -> Data:
+    """COCO's format with ids that neither start at 1 nor are contiguous, a crowd and a picture without boxes."""
+    (folder / "images").mkdir()
+    images, boxes = [], list[dict[str, object]]()
+    for i, (pixels, squares) in enumerate(scenes(60)):
+        name = f"{i}.{('png', 'bmp')[i % 2]}"
+        Image.fromarray(pixels if i else pixels // 3).save(folder / "images" / name)
+        images.append({"id": 1000 + 7 * i, "file_name": name, "height": pixels.shape[0], "width": 96})
+        for x, y, side, kind in squares if i else []:
+            box = {"bbox": [x, y, side, side], "area": side**2, "iscrowd": int(i == 2)}
+            boxes.append({"id": len(boxes) + 1, "image_id": 1000 + 7 * i, "category_id": (0, 90, 17)[kind]} | box)
+    categories = [{"id": 90, "name": "red"}, {"id": 17, "name": "green"}]
+    content = {"images": images, "annotations": boxes, "categories": categories}
+    (folder / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    flags = [f"--data.data_dir={folder}", "--data.num_workers=0", "--trainer.max_epochs=12"]
+    columns = ("input", "image_id", "category_id", "bbox", "score", "class")
+    pictures, formats = ("test_samples.png",), ("weights", "model")
+    return Data(flags, {"test/map_50": 0.6, "test/map": 0.2}, columns=columns, pictures=pictures, formats=formats)
+
+
+def write_texts(folder: Path) -> Data:
+    """Sentences in Latin-1, with quotes, separators and line breaks, of which one word tells the class."""
+    random = np.random.default_rng(0)
+    words = {"Tier": ["Hündin", "Löwe", "Kuh", "Pferd"], "Speise": ["Brot", "Käse", "Möhre", "Suppe"]}
+    filler = np.array(["ein", "zwei", "drei", "der", "und", "mit", "ohne", "schön", "gut;", "alt,"])
+    rows = []
+    for i in range(600):
+        kind = list(words)[i % 2]
+        sentence = [*random.choice(filler, random.integers(1, 12)), random.choice(words[kind]), str(i)]
+        random.shuffle(sentence)
+        text = ('"" ' if i % 5 == 0 else "") + ("\n" if i % 3 == 0 else " ").join(sentence)
+        rows.append(f'{kind};"{text}"')
+    (folder / "texts.csv").write_text("\n".join(["Art;Satz", *rows]), encoding="latin-1")
+    names = ["--data.text=Satz", "--data.label=Art", "--data.encoding=latin-1"]
+    flags = [f"--data.csv={folder / 'texts.csv'}", *names, "--trainer.max_epochs=8"]
+    least = {"test/acc": 0.9, "test/f1": 0.9}
+    return Data(flags, least, pictures=("confusion_matrix.png",), files=("tokenizer.json",))
+
+
+def write_texts_rnn(folder: Path) -> Data:
+    return replace(write_texts(folder), formats=("weights", "model"))
+
+
+def write_rows(folder: Path) -> Data:
+    """Numbers with gaps, categories with gaps, a constant column and one that counts the rows."""
+    random = np.random.default_rng(0)
+    count = 1200
+    width, length = random.normal(10, 2, count), random.normal(1e6, 1e5, count)
+    colour = random.choice(["red", "green", "blue", ""], count)
+    price = 3 * width + (length - 1e6) / 1e5 + 5 * (colour == "red") + random.normal(0, 0.3, count)
+    lines = ["row;width;length;colour;unit;price"]
+    for i in range(count):
+        known = f"{width[i]:.4f}" if i % 10 else ("", "?", "NA")[i // 10 % 3]
+        lines.append(f"{i};{known};{length[i]:.1f};{colour[i]};cm;{price[i]:.4f}")
+    (folder / "rows.csv").write_text("\n".join(lines), encoding="utf-8")
+    flags = [f"--data.csv={folder / 'rows.csv'}", "--data.target=price", "--data.ignore=[row]"]
+    pictures = ("predicted_against_true.png", "residuals.png")
+    warning = "warning: column 'unit' is constant and left out"
+    columns = ("input", "truth", "prediction")
+    return Data(flags, {"test/r2": 0.8, "test/r2_ridge": 0.8}, stderr=warning, columns=columns, pictures=pictures)
+
+
+def write_series(folder: Path) -> Data:
+    """Nothing: the series that statsmodels ships."""
+    columns = ("input", "time", "column", "truth", "forecast")
+    pictures = ("forecasts.png", "error_by_step.png")
+    return Data([], {"test/mae_naive": 0.1}, {"test/mae": 0.06}, columns=columns, pictures=pictures)
 
 
 WRITERS: dict[str, Callable[[Path], Data]] = {
@@ -125,4 +236,10 @@ WRITERS: dict[str, Callable[[Path], Data]] = {
     "fashion-mnist-mlp": write_fashion_mnist,
     "cifar10-resnet18": write_cifar10,
     "image-folder": write_pictures,
+    "detection": write_coco,
+    "segmentation": write_masks,
+    "text-rnn": write_texts_rnn,
+    "text-transformer": write_texts,
+    "tabular": write_rows,
+    "forecast": write_series,
 }

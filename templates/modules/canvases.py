@@ -117,7 +117,7 @@ def draw_canvas(images: Tensor, targets: np.ndarray, random: np.random.Generator
     boxes = torch.zeros(0, 4)
     labels: list[int] = []
     for _ in range(random.integers(2, 7)):
-        index, size = random.integers(len(images)), int(random.integers(16, 49))
+        index, size = random.integers(len(images)), int(random.integers(24, 65))
         top, left = random.integers(0, SIDE - size, 2)
         ink = torch.zeros(SIDE, SIDE)
         enlarged = interpolate(images[index].view(1, 1, 8, 8), (size, size), mode="bicubic").clamp(0, 1)

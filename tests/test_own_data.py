@@ -1,0 +1,559 @@
+"""What people's own files may be like, and what is said of files that cannot be used."""
+
+import csv
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from conftest import Bake, Project
+from data_files import write_coco, write_masks
+
+pytestmark = pytest.mark.slow
+
+QUICK = ["--trainer.accelerator=cpu", "--trainer.fast_dev_run=true"]
+Try = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def problems(done: subprocess.CompletedProcess[str], source: Path) -> list[str]:
+    """What was said to be wrong with a source; nothing else was said, and nothing was run."""
+    first, *rest = done.stderr.splitlines()
+    assert first == f"error: {source} cannot be used, mend it first:"
+    assert all(line.startswith("  ") for line in rest)
+    return [line.strip() for line in rest]
+
+
+def trial(bake: Bake, variant: str) -> Try:
+    """Runs a variant's train.py for a step on a file or folder, and returns what it said."""
+    project: Project = bake(variant=variant, project_name=f"own_{variant.replace('-', '_')}")
+    key = "data_dir" if variant in ("detection", "segmentation") else "csv"
+
+    def try_(source: Path, *flags: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = project.run("training/train.py", f"--data.{key}={source}", *QUICK, *flags, status=status)
+        assert "Traceback" not in done.stderr
+        return done
+
+    return try_
+
+
+@pytest.fixture(scope="module")
+def tabular(bake: Bake) -> Try:
+    return trial(bake, "tabular")
+
+
+@pytest.fixture(scope="module")
+def forecast(bake: Bake) -> Try:
+    return trial(bake, "forecast")
+
+
+@pytest.fixture(scope="module")
+def texts(bake: Bake) -> Try:
+    return trial(bake, "text-rnn")
+
+
+@pytest.fixture(scope="module")
+def segmentation(bake: Bake) -> Try:
+    return trial(bake, "segmentation")
+
+
+@pytest.fixture(scope="module")
+def detection(bake: Bake) -> Try:
+    return trial(bake, "detection")
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> pd.DataFrame:
+    """200 rows of two numbers, a category and three targets."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(2, 200)).round(4)
+    kind = random.choice(["a", "b", "c"], 200)
+    frame = pd.DataFrame({"x": x, "y": y, "kind": kind, "yes": x > y, "grade": (x > 0).astype(int) + (y > 0)})
+    return frame.assign(count=random.poisson(np.exp(0.5 * x + 2)), size=2 * x - y)
+
+
+def save(frame: pd.DataFrame, folder: Path, name: str = "rows.csv") -> Path:
+    frame.to_csv(folder / name, index=False)
+    return folder / name
+
+
+def test_all_bad_rows_of_a_table_are_named_at_once(tabular: Try, rows: pd.DataFrame, tmp_path: Path) -> None:
+    frame = rows.astype(object)
+    frame.loc[3, "x"], frame.loc[7, "y"], frame.loc[8, "y"], frame.loc[9, "size"] = "much", "inf", "1,5", None
+    file = save(frame, tmp_path)
+    done = tabular(file, "--data.target=size", status=1)
+    assert problems(done, file) == [
+        "line 11: 'size' is missing",
+        "line 5: 'x' is 'much', no number",
+        "line 9: 'y' is 'inf', no number",
+        "line 10: 'y' is '1,5', no number",
+    ]
+
+
+def test_rows_of_the_wrong_length_are_named_up_to_twenty(tabular: Try, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("a,b\n" + "1,2\n" * 3 + "1\n1,2,3\n" * 20, encoding="utf-8")
+    found = problems(tabular(file, status=1), file)
+    assert found[0] == "line 5: 1 fields, but the header has 2"
+    assert found[1] == "line 6: 3 fields, but the header has 2"
+    assert found[-1] == "and 20 more"
+    assert len(found) == 21
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "sentence"),
+    [
+        (b"", [], "there is no row below the header"),
+        (b"a,b\n", [], "there is no row below the header"),
+        (b"a,a\n1,2\n", [], "line 1: two columns are named 'a'"),
+        (b"a,b\n1,2\n", ["--data.target=c"], "there is no column 'c' among a, b"),
+        (b'a,b\n1,"2\n', [], "line 2: unexpected end of data"),
+        (b"a,b\n" + b"1,2\n" * 50, [], "'b' has 1 different values, which makes no multiclass task"),
+        (b"a,b\n" + b"1,x\n2,y\n" * 50, ["--data.task=regression"], "'b' holds text"),
+    ],
+)
+def test_unusable_table_is_refused(
+    tabular: Try, tmp_path: Path, content: bytes, flags: list[str], sentence: str
+) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(content)
+    done = tabular(file, *flags, status=1)
+    assert any(sentence in problem for problem in problems(done, file)), done.stderr
+
+
+def test_missing_and_misencoded_files_are_named(tabular: Try, tmp_path: Path) -> None:
+    assert "is no file" in tabular(tmp_path / "none.csv", status=1).stderr
+    file = tmp_path / "rows.csv"
+    file.write_bytes("a,b\nü,1\n".encode("latin-1"))
+    assert f"{file}, line 2, is not utf-8" in tabular(file, status=1).stderr
+    assert "there is no encoding 'klingon'" in tabular(file, "--data.encoding=klingon", status=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "flags", "metric"),
+    [
+        ("size", [], "test/r2_ridge"),
+        ("yes", [], "test/auroc_logistic"),
+        ("kind", [], "test/f1_boosting"),
+        ("grade", [], "test/f1_boosting"),
+        ("grade", ["--data.task=regression", "--model.loss=l1"], "test/mae"),
+        ("count", ["--data.task=regression", "--model.loss=poisson_nll"], "test/rmse_boosting"),
+        ("size", ["--model.loss=smooth_l1", "--data.categorical=[grade]"], "test/r2"),
+    ],
+)
+def test_target_decides_the_task(
+    bake: Bake, rows: pd.DataFrame, tmp_path: Path, target: str, flags: list[str], metric: str
+) -> None:
+    project = bake(variant="tabular", project_name="own_tabular_tasks")
+    flags = [*flags, "--trainer.max_epochs=3", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    file = save(rows, tmp_path)
+    done = project.run("training/train.py", f"--data.csv={file}", f"--data.target={target}", *flags)
+    assert metric in done.stdout
+    assert done.stderr == ""
+    new = rows.drop(columns=target)[:5].assign(kind=["a", "b", "never seen", "c", None], x=[1.0, None, 2.0, 1e9, -3.0])
+    answer = project.run("training/predict.py", save(new, tmp_path, "new.csv"), "--format", "csv")
+    predicted = list(csv.DictReader(answer.stdout.splitlines()))
+    assert [row["input"] for row in predicted] == [f"{tmp_path / 'new.csv'}:{line}" for line in range(2, 7)]
+
+
+@pytest.mark.parametrize(
+    ("target", "loss", "fitting"),
+    [("size", "cross_entropy", "mse or l1 or smooth_l1 or poisson_nll"), ("kind", "mse", "cross_entropy")],
+)
+def test_loss_that_does_not_fit_the_task_is_refused(
+    tabular: Try, rows: pd.DataFrame, tmp_path: Path, target: str, loss: str, fitting: str
+) -> None:
+    done = tabular(save(rows, tmp_path), f"--data.target={target}", f"--model.loss={loss}", status=1)
+    assert re.fullmatch(f"error: --model.loss {loss} does not fit .*: take {fitting}\n", done.stderr)
+
+
+def test_column_that_counts_the_rows_is_warned_about(tabular: Try, rows: pd.DataFrame, tmp_path: Path) -> None:
+    file = save(rows.rename_axis("id").reset_index(), tmp_path)
+    warning = "warning: column 'id' looks like the name of a row: --data.ignore+=id leaves it out\n"
+    assert tabular(file, "--data.target=size").stderr == warning
+    assert tabular(file, "--data.target=size", "--data.ignore+=id").stderr == ""
+
+
+def test_equal_rows_share_a_split(bake: Bake, rows: pd.DataFrame, tmp_path: Path) -> None:
+    file = save(pd.concat([rows, rows, rows]).sample(frac=1, random_state=0), tmp_path)
+    code = f"""
+from data.data_module import MyDataModule
+data = MyDataModule(csv={str(file)!r}, target="size")
+parts = [set(part.drop(columns="size").itertuples(index=False, name=None)) for part in data.splits.values()]
+assert sum(map(len, parts)) == len(set.union(*parts)) == 200
+assert sum(len(part) for part in data.splits.values()) == 600
+"""
+    bake(variant="tabular", project_name="own_tabular").run("-c", code)
+
+
+def series(steps: int = 400, freq: str = "h") -> pd.DataFrame:
+    times = pd.date_range("2024-01-31", periods=steps, freq=freq)
+    wave = np.sin(np.arange(steps) * np.pi / 12).round(4)
+    return pd.DataFrame({"time": times, "load": wave, "heat": -wave})
+
+
+SHORT = ["--data.lookback=48", "--data.horizon=6"]
+
+
+@pytest.mark.parametrize("freq", ["h", "15min", "D", "W", "MS", "ME", "YS"])
+def test_steps_may_be_hours_or_months(forecast: Try, tmp_path: Path, freq: str) -> None:
+    assert forecast(save(series(freq=freq), tmp_path), *SHORT).stderr == ""
+
+
+def test_steps_may_be_numbers_and_times_of_any_format(forecast: Try, tmp_path: Path) -> None:
+    frame = series()
+    assert forecast(save(frame.assign(time=range(1000, 1400)), tmp_path), *SHORT).stderr == ""
+    frame["time"] = frame["time"].dt.strftime("%d.%m.%Y %H:%M")
+    assert forecast(save(frame, tmp_path), *SHORT, "--data.time_format=%d.%m.%Y %H:%M").stderr == ""
+
+
+def test_bad_times_and_values_are_named_by_their_lines(forecast: Try, tmp_path: Path) -> None:
+    frame = series().astype(object)
+    frame.loc[5, "time"], frame.loc[8, "time"] = "soon", frame.loc[7, "time"]
+    file = save(frame, tmp_path)
+    assert problems(forecast(file, *SHORT, status=1), file) == [
+        "line 7: 'time' is 'soon', no time",
+        "line 10: 'time' is '2024-01-31 07:00:00', which does not come after the time before it",
+    ]
+    frame = series().astype(object)
+    frame.loc[20, "load"], frame.loc[30, "time"] = "high", pd.Timestamp("2024-02-01 06:20")
+    file = save(frame, tmp_path)
+    found = problems(forecast(file, *SHORT, "--data.columns=[load]", status=1), file)
+    assert found[0] == "line 22: 'load' is 'high', no number"
+    assert found[1].startswith("line 32: 2024-02-01 06:20") and found[1].endswith("lies between two steps of the times")
+
+
+def test_short_gaps_are_filled_and_long_ones_named(bake: Bake, forecast: Try, tmp_path: Path) -> None:
+    frame = series().drop(index=[100, 101, 102])
+    frame.loc[200:203, "heat"] = np.nan
+    file = save(frame, tmp_path)
+    assert forecast(file, *SHORT).stderr == ""
+    done = forecast(file, *SHORT, "--data.max_gap=3", status=1)
+    assert problems(done, file) == ["'heat' lacks 4 steps from 2024-02-08 08:00:00: fill it, or raise --data.max_gap"]
+    code = f"""
+from data.data_module import MyDataModule
+values, _ = MyDataModule(csv={str(file)!r}).regular
+assert values.shape == (400, 2)
+assert (values[100:103] == values[99]).all() and (values[200:204, 1] == values[199, 1]).all()
+"""
+    bake(variant="forecast", project_name="own_forecast").run("-c", code)
+
+
+def test_too_few_rows_are_refused(forecast: Try, tmp_path: Path) -> None:
+    file = save(series(100), tmp_path)
+    (problem,) = problems(forecast(file, status=1), file)
+    assert problem == "100 rows are too few for --data.lookback 104 and --data.horizon 26: give smaller ones"
+
+
+def test_forecast_follows_the_last_row(bake: Bake, tmp_path: Path) -> None:
+    project = bake(fresh=True, variant="forecast", project_name="own_forecast_predict")
+    file = save(series(), tmp_path)
+    flags = ["--trainer.max_epochs=5", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    project.run("training/train.py", f"--data.csv={file}", *SHORT, *flags)
+    rows = json.loads(project.run("training/predict.py", file, "--format=json").stdout)
+    assert [row["time"] for row in rows[:3]] == ["2024-02-16 16:00:00", "2024-02-16 16:00:00", "2024-02-16 17:00:00"]
+    assert [row["column"] for row in rows[:3]] == ["load", "heat", "load"]
+    truth = np.sin(np.arange(400, 406) * np.pi / 12)
+    assert np.abs(truth - [row["forecast"] for row in rows if row["column"] == "load"]).max() < 0.2
+
+
+def test_naive_and_linear_forecasts_are_what_they_say(bake: Bake) -> None:
+    code = """
+import torch
+from data.data_module import MyDataModule
+data = MyDataModule(lookback=104, horizon=60)
+data.setup("fit")
+inputs, targets = data.test.__getitems__([0, 7])
+rules = data.baselines(inputs)
+assert data.season == 52
+assert torch.equal(rules["naive"][:, :52], inputs[:, 52:104]) and torch.equal(rules["naive"][:, 52:], inputs[:, 52:60])
+def error(rows, forecast):
+    inputs, targets = data.train.__getitems__(rows)
+    return (forecast(inputs) - targets).square().mean().item()
+every = list(range(len(data.train)))
+fitted = error(every, lambda inputs: data.baselines(inputs)["linear"])
+assert fitted < error(every, lambda inputs: data.baselines(inputs)["naive"])
+for _ in range(5):  # least squares: a step in any direction makes it worse
+    step = 1e-3 * torch.randn_like(data.linear_weights)
+    best = data.linear_weights
+    data.linear_weights = best + step
+    assert error(every, lambda inputs: data.baselines(inputs)["linear"]) > fitted
+    data.linear_weights = best
+"""
+    bake(variant="forecast", project_name="own_forecast").run("-c", code)
+
+
+def colours_and_pets() -> pd.DataFrame:
+    texts = [f"{word} {i}" for i in range(80) for word in ("red", "dog")]
+    return pd.DataFrame({"text": texts, "label": ["r", "d"] * 80})
+
+
+def test_texts_may_hold_anything(texts: Try, tmp_path: Path) -> None:
+    words = {"plus": "good fine great", "minus": "bad awful poor"}
+    rows = [
+        (f'{i} "{word}",\n; and\t{i}', label) for i in range(60) for label in words for word in words[label].split()
+    ]
+    frame = pd.DataFrame(
+        [*rows, ("", "plus"), ("  ", "minus"), ("\u0000\U0001f600", "plus")], columns=["text", "label"]
+    )
+    assert texts(save(frame, tmp_path)).stderr == ""
+    file = tmp_path / "rows.tsv"
+    frame.to_csv(file, index=False, sep="\t", encoding="utf-16")
+    assert texts(file, "--data.encoding=utf-16").stderr == ""
+
+
+def test_bad_texts_are_named_by_their_lines(texts: Try, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": [f"text\n{i}" for i in range(60)], "label": ["a", "b", ""] * 20})
+    file = save(frame, tmp_path)
+    found = problems(texts(file, status=1), file)
+    assert found[0] == "line 7: the label is empty"
+    assert len(found) == 20
+    (problem,) = problems(texts(file, "--data.text=words", status=1), file)
+    assert problem.startswith("there is no column 'words' among text, label")
+
+
+def test_tokens_come_from_the_training_texts_alone(bake: Bake, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": [f"{'ab' * 9} {i}" for i in range(400)], "label": ["x", "y"] * 200})
+    file = save(frame, tmp_path)
+    code = f"""
+from tokenizers import Tokenizer
+from data.data_module import MyDataModule, split_of
+import pandas as pd
+frame = pd.read_csv({str(file)!r})
+held_out = frame["text"].map(split_of) != "train"
+frame.loc[held_out, "text"] += " " + "qz" * 9
+frame.to_csv({str(file)!r}, index=False)
+data = MyDataModule(csv={str(file)!r})
+kept = set(data.splits["train"]["text"])
+tokens = Tokenizer.from_str(data.tokenizer).get_vocab()
+assert "ab" in tokens
+assert ("qz" in tokens) == any("qz" in text for text in kept)
+"""
+    bake(variant="text-rnn", project_name="own_text_rnn").run("-c", code)
+
+
+def test_no_surname_stands_in_two_splits(bake: Bake) -> None:
+    code = """
+from data.data_module import STEM, MyDataModule, normalise
+splits = MyDataModule().splits
+names = [set(part["text"].map(normalise)) for part in splits.values()]
+stems = [{name[:STEM] for name in part} for part in names]
+assert sum(map(len, names)) == len(set.union(*names)) == sum(map(len, splits.values()))
+assert sum(map(len, stems)) == len(set.union(*stems))
+assert all(part["label"].nunique() == 10 for part in splits.values())
+"""
+    bake(variant="text-rnn", project_name="own_text_rnn").run("-c", code)
+
+
+def test_texts_to_predict_come_from_anywhere(bake: Bake, tmp_path: Path) -> None:
+    project = bake(fresh=True, variant="text-transformer", project_name="own_predict")
+    frame = pd.DataFrame(
+        {"text": [f"{word} {i}" for i in range(80) for word in ("red", "dog")], "label": ["r", "d"] * 80}
+    )
+    flags = ["--trainer.max_epochs=3", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+    project.run("training/train.py", f"--data.csv={save(frame, tmp_path)}", *flags)
+    (tmp_path / "lines.txt").write_text("a red one\nmy dog\n", encoding="utf-8")
+    inputs: list[str | Path] = ["red 5", tmp_path / "lines.txt", save(frame[:2], tmp_path, "few.csv"), ""]
+    rows = json.loads(project.run("training/predict.py", *inputs, "--format=json").stdout)
+    assert [row["input"] for row in rows] == ["red 5", "a red one", "my dog", "red 0", "dog 0", ""]
+    assert [row["class"] for row in rows[:5]] == ["r", "r", "d", "r", "d"]
+    done = project.run("training/predict.py", tmp_path / "none.txt", status=1)
+    assert re.fullmatch("error: .*none.txt is no file.*\n", done.stderr)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_recurrent_cell_by_name(texts: Try, tmp_path: Path, cell: str) -> None:
+    frame = pd.DataFrame(
+        {"text": [f"{word} {i}" for i in range(80) for word in ("red", "dog")], "label": ["r", "d"] * 80}
+    )
+    assert texts(save(frame, tmp_path), f"--model.cell={cell}", "--model.layers=2").stderr == ""
+
+
+def test_all_bad_masks_are_named_at_once(segmentation: Try, tmp_path: Path) -> None:
+    write_masks(tmp_path)
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    (masks / "3.png").unlink()
+    Image.new("L", (9, 9)).save(masks / "extra.png")
+    found = problems(segmentation(tmp_path, status=1), tmp_path)
+    assert found == [f"{images / '3.bmp'} has no mask", f"{masks / 'extra.png'} has no picture"]
+    (masks / "extra.png").unlink()
+    (images / "3.bmp").unlink()
+    Image.new("RGB", Image.open(masks / "4.png").size).save(masks / "4.png")
+    Image.new("L", (9, 9)).save(masks / "5.png")
+    (masks / "6.png").write_bytes((masks / "6.png").read_bytes()[:60])
+    (images / "8.png").write_bytes(b"no picture")
+    Image.fromarray(np.full(np.asarray(Image.open(masks / "7.png")).shape, 9, np.uint8)).save(masks / "7.png")
+    found = problems(segmentation(tmp_path, status=1), tmp_path)
+    assert len(found) == 5
+    for name, what in (
+        ("4.png", "is a picture in colours"),
+        ("5.png", "is 9 x 9 pixels, but its picture 96 x"),
+        ("6.png", "cannot be decoded"),
+        ("8.png", "is not a readable picture"),
+        ("7.png", "holds class 9"),
+    ):
+        assert any(name in problem and what in problem for problem in found), found
+
+
+def test_masks_of_0_and_255_are_explained(segmentation: Try, tmp_path: Path) -> None:
+    write_masks(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    for file in (tmp_path / "masks").iterdir():
+        pixels = np.asarray(Image.open(file))
+        Image.fromarray(np.where(pixels > 0, 255, 0).astype(np.uint8)).save(file)
+    (problem,) = problems(segmentation(tmp_path, status=1), tmp_path)
+    assert "write 1 for the second class" in problem
+
+
+@pytest.mark.parametrize("network", ["deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "lraspp_mobilenet_v3_large"])
+def test_segmentation_network_by_name(segmentation: Try, tmp_path: Path, network: str) -> None:
+    write_masks(tmp_path)
+    flags = ["--data.num_workers=0", "--data.flip=true", "--data.scale=2", "--data.batch_size=2"]
+    assert segmentation(tmp_path, f"--model.network={network}", *flags).stderr == ""
+
+
+def test_masks_are_written_at_the_size_of_the_pictures(bake: Bake, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    flags = write_masks(data).flags
+    project = bake(fresh=True, variant="segmentation", project_name="own_masks")
+    project.run("training/train.py", *flags, "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
+    pictures = [data / "images" / "0.png", data / "images" / "1.bmp", data / "images" / "0.png"]
+    done = project.run("training/predict.py", *pictures, "--output", tmp_path / "out", "--format=json")
+    rows = json.loads(done.stdout)
+    assert len({row["mask"] for row in rows}) == 3
+    for row, picture in zip(rows, pictures, strict=True):
+        mask = Image.open(row["mask"])
+        assert mask.mode == "P" and mask.size == Image.open(picture).size
+        assert set(np.unique(np.asarray(mask))) <= {0, 1, 2}
+
+
+def spoil(folder: Path, change: Callable[[dict], None]) -> None:
+    file = folder / "annotations.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    change(content)
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_all_bad_boxes_are_named_at_once(detection: Try, tmp_path: Path) -> None:
+    write_coco(tmp_path)
+
+    def change(content: dict) -> None:
+        boxes = content["annotations"]
+        boxes[0]["bbox"] = [5, 5, 0, 9]
+        boxes[1]["bbox"] = [80, 5, 40, 9]
+        boxes[2]["bbox"] = [200, 5, 40, 9]
+        boxes[3]["bbox"] = [1, 2, 3]
+        boxes[4]["image_id"] = 5
+        boxes[5]["category_id"] = 5
+        content["images"][20]["width"] = 11
+
+    spoil(tmp_path, change)
+    (tmp_path / "images" / "40.png").unlink()
+    (tmp_path / "images" / "41.bmp").write_bytes(b"no picture")
+    found = problems(detection(tmp_path, status=1), tmp_path)
+    for what in (
+        "annotation 1: [5, 5, 0, 9] has no area",
+        "annotation 2: [80, 5, 40, 9] reaches out of",
+        "annotation 3: [200, 5, 40, 9] has no area in",
+        "annotation 4: bbox is [1, 2, 3], not [x, y, width, height]",
+        "annotation 5: there is no image 5",
+        "annotation 6: there is no category 5",
+        "20.png is 96 x 64 pixels, but the annotations say 11 x 64",
+        "40.png is missing",
+        "41.bmp is not a readable picture",
+    ):
+        assert any(what in problem for problem in found), (what, found)
+
+
+def test_bad_boxes_can_be_left_out(bake: Bake, detection: Try, tmp_path: Path) -> None:
+    write_coco(tmp_path)
+
+    def change(content: dict) -> None:
+        content["annotations"][0]["bbox"] = [5, 5, 0, 9]
+        content["annotations"][1]["bbox"] = [80, 5, 40, 9]
+
+    spoil(tmp_path, change)
+    assert detection(tmp_path, "--data.drop_bad_boxes=true", "--data.num_workers=0").stderr == ""
+    code = f"""
+from data.data_module import MyDataModule
+data = MyDataModule(data_dir={str(tmp_path)!r}, drop_bad_boxes=True)
+boxes = {{box["id"]: box["bbox"] for box in data.coco["train"][1]["annotations"]}}
+assert 1 not in boxes and boxes[2] == [80, 5, 16, 9]
+assert data.category_ids == [17, 90] and data.class_names == ["green", "red"]
+"""
+    bake(variant="detection", project_name="own_detection").run("-c", code)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("{", "is no COCO file"), ("[]", "is no COCO file"), ('{"images": []}', "is no COCO file")],
+)
+def test_other_json_is_refused(detection: Try, tmp_path: Path, content: str, sentence: str) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations.json").write_text(content, encoding="utf-8")
+    assert sentence in detection(tmp_path, status=1).stderr
+
+
+def test_file_name_cannot_leave_its_folder(detection: Try, tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    Image.new("RGB", (96, 64)).save(tmp_path / "outside.png")
+    spoil(tmp_path, lambda content: content["images"][3].update(file_name="../outside.png", height=64))
+    assert "lies outside" in detection(tmp_path, status=1).stderr
+
+
+def test_splits_of_detection_may_have_files_of_their_own(detection: Try, tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    content = json.loads((tmp_path / "annotations.json").read_text(encoding="utf-8"))
+    for split, part in (("train", slice(0, 40)), ("val", slice(40, 50)), ("test", slice(50, 60))):
+        images = content["images"][part]
+        boxes = [box for box in content["annotations"] if box["image_id"] in {image["id"] for image in images}]
+        own = content | {"images": images, "annotations": boxes}
+        (tmp_path / f"{split}.json").write_text(json.dumps(own), encoding="utf-8")
+    (tmp_path / "annotations.json").unlink()
+    assert detection(tmp_path, "--data.num_workers=0").stderr == ""
+
+
+@pytest.mark.parametrize("network", ["resnet34", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+def test_detection_network_by_name(detection: Try, tmp_path: Path, network: str) -> None:
+    write_coco(tmp_path)
+    flags = ["--data.num_workers=0", "--data.flip=true", "--data.batch_size=2"]
+    assert detection(tmp_path, f"--model.network={network}", *flags).stderr == ""
+
+
+def test_unknown_detection_network_is_refused(detection: Try, tmp_path: Path) -> None:
+    assert "there is no network 'resnet19'" in detection(tmp_path, "--model.network=resnet19", status=2).stderr
+
+
+def test_coco_results_are_judged_as_evaluate_judges(bake: Bake, tmp_path: Path) -> None:
+    """The printed JSON goes through pycocotools as anyone's would."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    flags = write_coco(tmp_path).flags
+    project = bake(fresh=True, variant="detection", project_name="own_results")
+    project.run("training/train.py", *flags, "--trainer.max_epochs=3", "--trainer.accelerator=cpu")
+    (run,) = project.runs()
+    code = """
+import json, sys
+from data.data_module import MyDataModule
+print(json.dumps([str(path) for path in MyDataModule(data_dir=sys.argv[1])._dataset("test").files]))
+"""
+    files = json.loads(project.run("-c", code, tmp_path).stdout)
+    drawn = tmp_path / "drawn"
+    done = project.run("training/predict.py", *files, "--format=json", "--draw", drawn, "--min_score=0")
+    assert len(list(drawn.glob("*.png"))) == len(files)
+    results = json.loads(done.stdout)
+    truth = COCO(tmp_path / "annotations.json")
+    judge = COCOeval(truth, truth.loadRes(results), "bbox")
+    judge.params.imgIds = sorted({row["image_id"] for row in results})
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    measured = json.loads((run / "test_metrics.json").read_text(encoding="utf-8"))
+    assert judge.stats[0] == pytest.approx(measured["test/map"], abs=0.02)
