@@ -205,10 +205,8 @@ class MyDataModule(LightningDataModule):
             gap = values[name].isna()
             for _, run in gap[gap].groupby((~gap).cumsum()[gap]):
                 if len(run) > self.hparams["max_gap"] or run.index[0] == 0:
-                    where = clock.label(run.index[0])
-                    problems.append(
-                        f"{name!r} has a gap of {len(run)} steps at {where}: fill it, or raise --data.max_gap"
-                    )
+                    hole = f"{name!r} lacks {len(run)} steps from {clock.label(run.index[0])}"
+                    problems.append(f"{hole}: fill it, or raise --data.max_gap")
         refuse(file, problems)
         return values.ffill().to_numpy(), clock
 
@@ -254,10 +252,8 @@ class MyDataModule(LightningDataModule):
         """The windows whose targets are among the rows from `first` to `end`."""
         count = end - first - self.horizon + 1
         if count < 1 or first < self.lookback:
-            problem = (
-                f"{len(self.regular[0])} rows are too few for a lookback of {self.lookback} steps and a horizon of"
-            )
-            refuse(self.file, [f"{problem} {self.horizon}: give smaller ones to --data.lookback and --data.horizon"])
+            wanted = f"--data.lookback {self.lookback} and --data.horizon {self.horizon}"
+            refuse(self.file, [f"{len(self.regular[0])} rows are too few for {wanted}: give smaller ones"])
         starts = first - self.lookback + torch.arange(count)
         return Windows(self.scaled(self.regular[0]), starts, self.lookback, self.horizon)
 
