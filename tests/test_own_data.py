@@ -23,6 +23,7 @@ QUICK = ["--trainer.accelerator=cpu", "--trainer.fast_dev_run=true", "--trainer.
 SHORT_RUN = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
 SERVER = """
 import contextlib, io, json, sys
+from matplotlib import pyplot
 from training import predict, train
 commands = {"train": train.main, "predict": predict.main, "code": lambda lines: exec(lines[0], {})}
 for line in sys.stdin:
@@ -35,6 +36,7 @@ for line in sys.stdin:
             status = exit.code if isinstance(exit.code, int) else 1
             if isinstance(exit.code, str):
                 print(exit.code, file=sys.stderr)
+    pyplot.close("all")
     print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
 """
 
@@ -507,11 +509,24 @@ def test_bad_boxes_can_be_left_out(detection: Variant, tmp_path: Path) -> None:
     code = f"""
 from data.data_module import MyDataModule
 data = MyDataModule(data_dir={str(tmp_path)!r}, drop_bad_boxes=True)
-boxes = {{box["id"]: box["bbox"] for box in data.coco["train"][1]["annotations"]}}
+boxes = {{box["id"]: box["bbox"] for box in data.coco["train"][0]["annotations"]}}
 assert 1 not in boxes and boxes[2] == [80, 5, 16, 9]
 assert data.category_ids == [17, 90] and data.class_names == ["green", "red"]
 """
     detection.run("code", code)
+
+
+def test_boxes_need_neither_id_nor_iscrowd(detection: Variant, tmp_path: Path) -> None:
+    write_coco(tmp_path)
+
+    def change(content: dict) -> None:
+        for i, box in enumerate(content["annotations"]):
+            del box["id"]
+            if i % 2:
+                del box["iscrowd"]
+
+    spoil(tmp_path, change)
+    assert detection(tmp_path, "--data.num_workers=0").stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -570,6 +585,8 @@ print(json.dumps([str(path) for path in MyDataModule(data_dir={str(tmp_path)!r})
     drawn = tmp_path / "drawn"
     done = detection.run("predict", *files, "--format=json", "--draw", drawn, "--min_score=0")
     assert len(list(drawn.glob("*.png"))) == len(files)
+    none = detection.run("predict", *files, "--min_score=1")
+    assert none.stderr == "no box has a score of 1.0 or more: see --min_score\n"
     results = json.loads(done.stdout)
     truth = COCO(tmp_path / "annotations.json")
     judge = COCOeval(truth, truth.loadRes(results), "bbox")

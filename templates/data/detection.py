@@ -4,11 +4,12 @@ Source of the digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwrit
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import cached_property
 from hashlib import sha256
 from io import StringIO
+from math import inf, isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,10 +18,11 @@ import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
+from pycocotools.coco import COCO
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
-from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
-from torchvision.transforms.v2 import Compose, Identity, RandomHorizontalFlip, ToImage
+from torchvision.datasets import CocoDetection, VisionDataset, wrap_dataset_for_transforms_v2
+from torchvision.transforms.v2 import RandomHorizontalFlip
 from torchvision.transforms.v2.functional import to_dtype
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
@@ -41,38 +43,55 @@ def read_coco(file: Path, images: Path, drop_bad_boxes: bool, problems: list[str
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         pictures = {image["id"]: image for image in content["images"]}
         categories = {category["id"]: category["name"] for category in content["categories"]}
-        boxes = list(content["annotations"])
+        boxes = [{"id": i, "iscrowd": 0} | box for i, box in enumerate(content["annotations"], start=1)]
     except (ValueError, TypeError, KeyError) as error:
         raise OSError(f"{file} is no COCO file of images, annotations and categories ({error!r})") from error
-    if len(pictures) < len(content["images"]):
-        problems.append(f"{file}: images share an id")
+    for name, known in (("images", pictures), ("categories", categories)):
+        if len(known) < len(content[name]) or not all(isinstance(number, int) for number in known):
+            raise OSError(f"{file}: the ids of {name} have to be whole numbers, each another one")
     for image in pictures.values():
         problems += check_picture(images, image)
     kept = []
     for box in boxes:
-        values, image = box.get("bbox"), pictures.get(box.get("image_id"))
-        where = f"{file}: annotation {box.get('id')}"
-        if image is None:
-            problems.append(f"{where}: there is no image {box.get('image_id')}")
-        elif box.get("category_id") not in categories:
-            problems.append(f"{where}: there is no category {box.get('category_id')}")
-        elif not (isinstance(values, list) and len(values) == 4 and all(isinstance(v, int | float) for v in values)):
-            problems.append(f"{where}: bbox is {values}, not [x, y, width, height]")
-        elif clipped := clip_box(values, image["width"], image["height"]):
-            near = all(abs(new - old) <= 2 for new, old in zip(clipped, values, strict=True))  # rounded, as in COCO
-            if not (near or drop_bad_boxes):
-                problems.append(f"{where}: {values} reaches out of {image['file_name']}: see --data.drop_bad_boxes")
+        where = f"{file}: annotation {box['id']}"
+        if problem := check_box(box, pictures, categories):
+            problems.append(f"{where}: {problem}")
+            continue
+        values, image = box["bbox"], pictures[box["image_id"]]
+        clipped = clip_box(values, image["width"], image["height"])
+        if clipped is None:
+            problem = "has no area in"
+        elif any(abs(new - old) > 2 for new, old in zip(clipped, values, strict=True)):  # COCO's are rounded
+            problem = "reaches out of"
+        if problem and not drop_bad_boxes:
+            problems.append(f"{where}: {values} {problem} {image['file_name']}: see --data.drop_bad_boxes")
+        if clipped:
             kept.append(box | {"bbox": clipped})
-        elif not drop_bad_boxes:
-            problems.append(f"{where}: {values} has no area in {image['file_name']}: see --data.drop_bad_boxes")
     return content | {"annotations": kept}
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a number; Python's reader takes NaN and Infinity too."""
+    return isinstance(value, int | float) and isfinite(value)
+
+
+def check_box(box: dict[str, Any], pictures: Mapping[int, Any], categories: Mapping[int, Any]) -> str:
+    """What is wrong with an annotation, whatever the size of its picture; nothing if it is empty."""
+    image, category, values = (box.get(key) for key in ("image_id", "category_id", "bbox"))
+    if not isinstance(image, int) or image not in pictures:
+        return f"there is no image {image}"
+    if not isinstance(category, int) or category not in categories:
+        return f"there is no category {category}"
+    if not (isinstance(values, list) and len(values) == 4 and all(map(is_number, values))):
+        return f"bbox is {values}, not [x, y, width, height]"
+    return ""
 
 
 def check_picture(folder: Path, image: dict[str, Any]) -> list[str]:
     """What is wrong with an image of a COCO file; if nothing is, its width and height become those of the picture."""
     file = folder / str(image.get("file_name"))
     told = image.get("width"), image.get("height")
-    image["width"], image["height"] = 1, 1
+    image["width"], image["height"] = inf, inf  # no box reaches out of a picture that cannot be read
     if not file.resolve().is_relative_to(folder.resolve()):
         return [f"image {image['id']}: {file} lies outside {folder}"]
     if not file.is_file():
@@ -94,6 +113,20 @@ def clip_box(box: list[float], width: int, height: int) -> list[float] | None:
     return [left, top, right - left, bottom - top] if right > left and bottom > top else None
 
 
+class CocoFiles(CocoDetection):
+    """Images of a COCO file that was read before, as torchvision's `CocoDetection` gives them."""
+
+    def __init__(self, images: Path, content: dict[str, Any], ids: list[int]) -> None:
+        VisionDataset.__init__(self, images)  # CocoDetection's own would read the file once more
+        self.coco, self.ids = COCO(), ids
+        self.coco.dataset = content
+        with redirect_stdout(StringIO()):
+            self.coco.createIndex()
+
+    def _load_image(self, id: int) -> Image:
+        return Image(read_picture(Path(self.root, self.coco.imgs[id]["file_name"])))
+
+
 class CocoPictures(Dataset):
     """Pictures (3, H, W) uint8 and targets of some images of a COCO file.
 
@@ -101,24 +134,17 @@ class CocoPictures(Dataset):
     from 1 on; and iscrowd, (K,) int64, of boxes around crowds, which training leaves out.
     """
 
-    def __init__(self, images: Path, file: Path, content: dict[str, Any], ids: list[int], transform: Any) -> None:
-        with redirect_stdout(StringIO()):  # pycocotools prints
-            dataset = CocoDetection(images, file, transforms=Compose([ToImage(), transform]))
-            dataset.coco.dataset = content
-            dataset.coco.createIndex()
-        dataset.ids = ids
-        self.files = [images / dataset.coco.imgs[i]["file_name"] for i in ids]
-        self.labels = {category: i + 1 for i, category in enumerate(sorted(dataset.coco.cats))}
-        self.dataset = wrap_dataset_for_transforms_v2(dataset, ("image_id", "boxes", "labels", "iscrowd"))
+    def __init__(self, images: Path, content: dict[str, Any], ids: list[int], category_ids: list[int]) -> None:
+        files = CocoFiles(images, content, ids)
+        self.files = [images / files.coco.imgs[i]["file_name"] for i in ids]
+        self.labels = {category: i for i, category in enumerate(category_ids, start=1)}
+        self.dataset = wrap_dataset_for_transforms_v2(files, ("image_id", "boxes", "labels", "iscrowd"))
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        try:
-            image, target = self.dataset[index]
-        except OSError as error:
-            raise OSError(f"{self.files[index]} cannot be decoded ({error}): mend or remove it") from error
+        image, target = self.dataset[index]
         labels = [self.labels[int(label)] for label in target.get("labels", [])]
         return image, {
             "image_id": target["image_id"],
@@ -131,8 +157,8 @@ class CocoPictures(Dataset):
 class CanvasPictures(Dataset):
     """Canvases as pictures and targets, as `CocoPictures` gives them."""
 
-    def __init__(self, canvases: list[Canvas], transform: Any) -> None:
-        self.canvases, self.transform = canvases, transform
+    def __init__(self, canvases: list[Canvas]) -> None:
+        self.canvases = canvases
 
     def __len__(self) -> int:
         return len(self.canvases)
@@ -141,7 +167,7 @@ class CanvasPictures(Dataset):
         canvas = self.canvases[index]
         boxes = BoundingBoxes(canvas.boxes, format=BoundingBoxFormat.XYXY, canvas_size=(SIDE, SIDE))  # type: ignore[call-overload]
         target = {"image_id": index, "boxes": boxes, "labels": canvas.labels + 1}
-        return self.transform(Image(canvas.picture), target | {"iscrowd": torch.zeros_like(canvas.labels)})
+        return Image(canvas.picture), target | {"iscrowd": torch.zeros_like(canvas.labels)}
 
 
 class PictureDataset(Dataset):
@@ -196,8 +222,8 @@ class MyDataModule(LightningDataModule):
         self.inputs: Sequence[str] = ()  # picture files and folders to predict
 
     @cached_property
-    def coco(self) -> dict[str, tuple[Path, dict[str, Any], list[int]]]:
-        """The file of each split, what it holds, and the ids of the split's images.
+    def coco(self) -> dict[str, tuple[dict[str, Any], list[int]]]:
+        """What the file of each split holds, and the ids of the split's images.
 
         Raises:
             OSError: Something is wrong with the files; all of it is named.
@@ -218,11 +244,10 @@ class MyDataModule(LightningDataModule):
         ids = {split: [image["id"] for image in content["images"]] for split, content in contents.items()}
         self._cut_off(ids, contents["train"]["images"])
         for split in SPLITS:
-            files.setdefault(split, files["train"])
             contents.setdefault(split, contents["train"])
             if not ids[split]:
                 refuse(folder, [f"there are too few different pictures for {split}: ten are the least"])
-        return {split: (files[split], contents[split], ids[split]) for split in SPLITS}
+        return {split: (contents[split], ids[split]) for split in SPLITS}
 
     def _cut_off(self, ids: dict[str, list[int]], images: list[dict[str, Any]]) -> None:
         """Moves every tenth different picture to val and every fifth to test, if these are missing."""
@@ -238,14 +263,14 @@ class MyDataModule(LightningDataModule):
     def class_names(self) -> list[str]:
         if self.data_dir is None:
             return [str(digit) for digit in range(10)]
-        return [name for _, name in sorted((c["id"], str(c["name"])) for c in self.coco["train"][1]["categories"])]
+        return [name for _, name in sorted((c["id"], str(c["name"])) for c in self.coco["train"][0]["categories"])]
 
     @cached_property
     def category_ids(self) -> list[int]:
         """The id of each class in the annotations."""
         if self.data_dir is None:
             return list(range(1, 11))
-        return sorted(category["id"] for category in self.coco["train"][1]["categories"])
+        return sorted(category["id"] for category in self.coco["train"][0]["categories"])
 
     @cached_property
     def image_size(self) -> list[int]:
@@ -254,7 +279,7 @@ class MyDataModule(LightningDataModule):
         if shorter is None and self.data_dir is None:
             shorter = SIDE
         elif shorter is None:
-            shorter = min(round(median(min(i["width"], i["height"]) for i in self.coco["train"][1]["images"])), 800)
+            shorter = min(round(median(min(i["width"], i["height"]) for i in self.coco["train"][0]["images"])), 800)
         return [int(shorter), int(self.hparams["max_size"])]
 
     @cached_property
@@ -272,7 +297,7 @@ class MyDataModule(LightningDataModule):
             boxes = torch.cat([canvas.boxes for canvas in make_canvases()["train"]])
             sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt().numpy()
         else:
-            _, content, ids = self.coco["train"]
+            content, ids = self.coco["train"]
             short, long = self.image_size
             scale = {}
             for image in content["images"]:
@@ -284,8 +309,9 @@ class MyDataModule(LightningDataModule):
             sides = np.sqrt(areas)
         if not len(sides):
             refuse(self.data_dir, ["there is no box to train on"])
-        small, large = np.quantile(sides, [0.05, 0.95])
-        return np.geomspace(max(small, 4), max(large, 8), 5).round().astype(int).tolist()
+        small, large = np.quantile(sides, [0.05, 0.95]).clip(4)
+        ratio = max((large / small) ** 0.25, 2)  # levels are half as fine one after the other
+        return [round(float(small * ratio**level)) for level in range(5)]
 
     def setup(self, stage: str) -> None:
         if not (stage == "predict" and self.inputs):
@@ -294,34 +320,41 @@ class MyDataModule(LightningDataModule):
             self.setup_predict()
 
     def _dataset(self, split: str) -> Dataset:
-        transform = RandomHorizontalFlip() if split == "train" and self.hparams["flip"] else Identity()
         if self.data_dir is None:
-            return CanvasPictures(make_canvases()[split], transform)
-        file, content, ids = self.coco[split]
+            return CanvasPictures(make_canvases()[split])
+        content, ids = self.coco[split]
         if split == "train":
-            boxes = [box for box in content["annotations"] if not box.get("iscrowd")]
+            boxes = [box for box in content["annotations"] if not box["iscrowd"]]
             content = content | {"annotations": boxes}
-        return CocoPictures(self.data_dir / "images", file, content, ids, transform)
+        return CocoPictures(self.data_dir / "images", content, ids, self.category_ids)
 
     def setup_predict(self) -> None:
         """Lists `inputs`, or takes a few test pictures; `predict_columns` says of each where it comes from."""
         if self.inputs:
             files = find_pictures(self.inputs)
-            ids: dict[str, int] = {}  # of pictures that the annotations know
-            for _, content, _ in self.coco.values() if self.data_dir else ():
-                ids |= {Path(image["file_name"]).name: image["id"] for image in content["images"]}
             self.predict_columns: list[dict[str, Any]] = [
-                {"input": str(file), "image_id": ids.get(file.name, i + 1)} for i, file in enumerate(files)
+                {"input": str(file), "image_id": self._known_ids.get(file.name, i)} for i, file in enumerate(files, 1)
             ]
             self.predict = PictureDataset(files)
         elif isinstance(self.test, CocoPictures):
-            files, known = self.test.files[:8], self.coco["test"][2]
+            files, known = self.test.files[:8], self.coco["test"][1]
             self.predict_columns = [{"input": str(f), "image_id": i} for f, i in zip(files, known, strict=False)]
             self.predict = PictureDataset(files)
         else:
             pictures = [canvas.picture for canvas in make_canvases()["test"][:8]]
             self.predict_columns = [{"input": f"test{i}", "image_id": i} for i in range(len(pictures))]
             self.predict = PictureDataset(pictures)
+
+    @cached_property
+    def _known_ids(self) -> dict[str, int]:
+        """The ids of pictures by their names, as far as there are annotations; predictions need none."""
+        ids: dict[str, int] = {}
+        folder = self.data_dir or ROOT
+        for file in (folder / f"{name}.json" for name in (*SPLITS, "annotations")):
+            if file.is_file():
+                content = json.loads(file.read_text(encoding="utf-8"))
+                ids |= {Path(image["file_name"]).name: image["id"] for image in content["images"]}
+        return ids
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train, shuffle=True)
@@ -350,4 +383,6 @@ class MyDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: list[tuple[Tensor, Target]], dataloader_idx: int) -> Any:
         """Lists of pictures, (3, H, W) float32 in [0, 1], and of targets."""
+        if self.trainer and self.trainer.training and self.hparams["flip"]:
+            batch = [RandomHorizontalFlip()(*sample) for sample in batch]
         return [to_dtype(image, torch.float32, scale=True) for image, _ in batch], [target for _, target in batch]

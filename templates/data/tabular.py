@@ -232,8 +232,9 @@ class MyDataModule(LightningDataModule):
                 warn(f"column {name!r} is constant and left out")
                 names.remove(name)
                 continue
-            distinct = not is_numeric_dtype(values) or (values.diff()[1:] == 1).all()
-            if distinct and values.nunique() == len(values) > 20:
+            every = self.frame[name].dropna()
+            counts = is_numeric_dtype(every) and (every.diff()[1:] == 1).all()
+            if (counts or not is_numeric_dtype(every)) and every.nunique() == len(every) > 20:
                 warn(f"column {name!r} looks like the name of a row: --data.ignore+={name} leaves it out")
         if not names:
             refuse(self.file, ["no column is left to predict from"])

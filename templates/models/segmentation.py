@@ -92,7 +92,9 @@ class MyModel(LightningModule):
         self.net = Segmenter(network, len(class_names))
         self.acc = MulticlassAccuracy(len(class_names), average="micro", ignore_index=IGNORED)
         self.iou = MulticlassJaccardIndex(len(class_names), ignore_index=IGNORED)
-        self.class_iou = MulticlassJaccardIndex(len(class_names), average="none", ignore_index=IGNORED)
+        self.class_iou = MulticlassJaccardIndex(
+            len(class_names), average="none", ignore_index=IGNORED, zero_division=torch.nan
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pictures (N, 3, H, W) float32 to logits (N, num_classes, H, W) float32."""
@@ -133,7 +135,8 @@ class MyModel(LightningModule):
         names = self.hparams["class_names"]
         if len(names) <= MOST_CLASSES:
             for name, iou in zip(names, self.class_iou.compute(), strict=True):
-                self.log(f"test/iou_{name}", iou, sync_dist=True)
+                if not iou.isnan():  # the class occurs
+                    self.log(f"test/iou_{name}", iou, sync_dist=True)
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
         images, masks = batch

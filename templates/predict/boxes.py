@@ -33,7 +33,10 @@ def main(args: list[str] | None = None) -> None:
             options.draw.mkdir(parents=True, exist_ok=True)
             file = options.draw / f"{i:04}-{Path(known['input']).stem}.png"
             write_png(draw_boxes(data.predict[i][0], output, model.hparams["class_names"]), str(file))
-    print_rows(rows, options.format)
+    if rows or options.format == "json":
+        print_rows(rows, options.format)
+    else:
+        print(f"no box has a score of {options.min_score} or more: see --min_score", file=sys.stderr)
 
 
 def list_boxes(

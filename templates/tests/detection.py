@@ -68,7 +68,7 @@ def test_loss_falls_when_one_batch_is_overfitted(cli: RunCLI, batch: Batch) -> N
 
 
 def test_splits_share_no_picture(cli: RunCLI) -> None:
-    train, val, test = (set(ids) for _, _, ids in cli.datamodule.coco.values())
+    train, val, test = (set(ids) for _, ids in cli.datamodule.coco.values())
     assert not train & val and not train & test and not val & test
 
 
