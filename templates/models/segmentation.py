@@ -82,7 +82,7 @@ class MyModel(LightningModule):
         std: tuple[float, ...],
         network: Network = "deeplabv3_mobilenet_v3_large",
         weights: Weights | None = None,
-        lr: PositiveFloat = 0.002,
+        lr: PositiveFloat = 0.003,
         optimizer: OptimizerName = "adamw",
         scheduler: SchedulerName = "onecycle",
         weight_decay: NonNegativeFloat = 0.01,
