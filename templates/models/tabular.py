@@ -111,7 +111,7 @@ class MyModel(LightningModule):
         categories: dict[str, list[str]],
         hidden: PositiveInt = 256,
         layers: PositiveInt = 3,
-        dropout: Dropout = 0.2,  # type: ignore[valid-type]
+        dropout: Dropout = 0.3,  # type: ignore[valid-type]
         loss: Loss | None = None,
         lr: PositiveFloat = 0.002,
         optimizer: OptimizerName = "adamw",
