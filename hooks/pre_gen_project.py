@@ -17,10 +17,10 @@ TEXTS = {
 OUTPUT = json.loads(r""" {{ cookiecutter._output_dir | default("") | tojson }} """)
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
 PACKAGES = {
-    *("conftest", "cookiecutter", "data", "jsonargparse", "lightning", "lightning_fabric", "matplotlib", "mlflow"),
-    *("models", "numpy", "onnx", "onnxruntime", "onnxscript", "packaging", "pandas", "pil", "pytest"),
-    *("pytorch_lightning", "rich", "scipy", "sklearn", "tensorboard", "torch", "torchmetrics", "torchvision"),
-    *("training", "wandb", "yaml"),
+    *("conftest", "cookiecutter", "data", "faker", "jsonargparse", "lightning", "lightning_fabric", "matplotlib"),
+    *("mlflow", "models", "numpy", "onnx", "onnxruntime", "onnxscript", "packaging", "pandas", "pil", "pycocotools"),
+    *("pytest", "pytorch_lightning", "rich", "scipy", "sklearn", "statsmodels", "tensorboard", "tokenizers", "torch"),
+    *("torchmetrics", "torchvision", "training", "wandb", "yaml"),
 }
 
 

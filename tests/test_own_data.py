@@ -396,6 +396,20 @@ def test_texts_to_predict_come_from_anywhere(texts: Variant, tmp_path: Path) -> 
     assert re.fullmatch("error: .*none.txt is no file.*\n", done.stderr)
 
 
+def test_texts_to_predict_come_from_standard_input(texts: Variant, tmp_path: Path) -> None:
+    texts.run("train", f"--data.csv={save(colours_and_pets(), tmp_path)}", *SHORT_RUN, "--trainer.max_epochs=5")
+    code = """
+import io, sys
+from training import predict
+sys.stdin = io.StringIO("red 5\\n\\nmy dog\\n")
+predict.main(["-", "--format=json"])
+sys.stdin = sys.__stdin__
+"""
+    rows = json.loads(texts.run("code", code).stdout)
+    assert [row["input"] for row in rows] == ["red 5", "", "my dog"]
+    assert [row["class"] for row in rows[::2]] == ["r", "d"]
+
+
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_recurrent_cell_by_name(texts: Variant, tmp_path: Path, cell: str) -> None:
     frame = colours_and_pets()
@@ -596,3 +610,85 @@ print(json.dumps([str(path) for path in MyDataModule(data_dir={str(tmp_path)!r})
     judge.summarize()
     measured = json.loads((run / "test_metrics.json").read_text(encoding="utf-8"))
     assert judge.stats[0] == pytest.approx(measured["test/map"], abs=0.02)
+
+
+FAKE_WEIGHTS = """
+import torch
+from torchvision.models import WeightsEnum, get_model, list_models
+sources = {}
+def source(name):  # a network with random weights stands for the trained one, which would have to be downloaded
+    if name not in sources:
+        options = {"aux_loss": True} if name.startswith("deeplabv3") else {}
+        if name.startswith(("fasterrcnn", "deeplabv3", "lraspp")):
+            options["weights_backbone"] = None
+        sources[name] = get_model(name, weights=None, **options).state_dict()
+    return sources[name]
+def get_state_dict(self, *args, **kwargs):
+    return dict(source(type(self).__name__.removesuffix("_Weights").lower()))
+WeightsEnum.get_state_dict = get_state_dict
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "weights", "trained"),
+    [
+        ("deeplabv3_mobilenet_v3_large", "backbone", "mobilenet_v3_large"),
+        ("deeplabv3_mobilenet_v3_large", "DEFAULT", "deeplabv3_mobilenet_v3_large"),
+        ("lraspp_mobilenet_v3_large", "DEFAULT", "lraspp_mobilenet_v3_large"),
+    ],
+)
+def test_segmentation_starts_from_trained_weights(
+    segmentation: Variant, tmp_path: Path, network: str, weights: str, trained: str
+) -> None:
+    write_masks(tmp_path)
+    flags = [f"--data.data_dir={tmp_path}", f"--model.network={network}", f"--model.weights={weights}", *QUICK]
+    code = f"""{FAKE_WEIGHTS}
+from models.my_model import MyModel, load_pretrained
+model = MyModel(["a", "b", "c"], (0, 0, 0), (1, 1, 1), network={network!r}, weights={weights!r})
+load_pretrained(model.net.network, {network!r}, {weights!r})
+own = model.net.network.state_dict()
+key = "backbone.0.0.weight"
+assert torch.equal(own[key], source({trained!r})[key if {weights!r} == "DEFAULT" else "features.0.0.weight"])
+other = [k for k, v in source({network!r}).items() if k in own and v.shape != own[k].shape]
+assert all(own[k].shape[0] == 3 for k in other) and other
+assert model(torch.rand(2, 3, 64, 64)).shape == (2, 3, 64, 64)
+"""
+    segmentation.run("code", code)
+    code = f"""{FAKE_WEIGHTS}
+from training import train
+train.main({flags!r})
+"""
+    assert segmentation.run("code", code).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("network", "weights", "trained"),
+    [
+        ("resnet18", "backbone", "resnet18"),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", "backbone", "mobilenet_v3_large"),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", "DEFAULT", "fasterrcnn_mobilenet_v3_large_320_fpn"),
+    ],
+)
+def test_detection_starts_from_trained_weights(
+    detection: Variant, tmp_path: Path, network: str, weights: str, trained: str
+) -> None:
+    write_coco(tmp_path)
+    flags = [f"--data.data_dir={tmp_path}", f"--model.network={network}", f"--model.weights={weights}", *QUICK]
+    code = f"""{FAKE_WEIGHTS}
+from models.my_model import MyModel, load_pretrained
+model = MyModel(["a", "b"], [1, 2], [64, 96], [8, 16, 32, 64, 128], network={network!r}, weights={weights!r})
+load_pretrained(model.net, {network!r}, {weights!r})
+own, first = model.net.state_dict(), source({trained!r})
+key = next(k for k in own if k.startswith("backbone.body.") and k.endswith("weight"))
+short = key.removeprefix("backbone.body.").replace("0.0", "features.0.0")
+assert torch.equal(own[key], first[key if {weights!r} == "DEFAULT" else short])
+from training import train
+train.main({flags!r})
+"""
+    assert detection.run("code", code).stderr == ""
+
+
+def test_detector_without_trained_weights_is_refused(detection: Variant, tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    done = detection(tmp_path, "--model.weights=DEFAULT", status=1)
+    assert done.stderr == "error: resnet18 has no trained detector: take --model.weights backbone\n"

@@ -69,6 +69,8 @@ def output(tmp_path: Path) -> Path:
         ("torch", "would shadow the Python package of that name"),
         ("Lightning", "would shadow the Python package of that name"),
         ("sklearn", "would shadow the Python package of that name"),
+        ("pycocotools", "would shadow the Python package of that name"),
+        ("tokenizers", "would shadow the Python package of that name"),
         ("models", "would shadow the Python package of that name"),
         ("json", "would shadow the Python package of that name"),
     ],

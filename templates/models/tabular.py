@@ -179,7 +179,9 @@ class MyModel(LightningModule):
         for name, predictions in data.baselines().items():
             metrics = make_metrics(self.hparams["task"], len(self.hparams["class_names"]))
             values = metrics(predictions, data.test.tensors[-1])
-            self.log_dict({f"test/{key}_{name}": value.float() for key, value in values.items()}, sync_dist=True)
+            self.log_dict(
+                {f"test/{key}_{name}": value.float().to(self.device) for key, value in values.items()}, sync_dist=True
+            )
 
     def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], stage: str, metrics: MetricCollection) -> Tensor:
         numbers, categories, targets = batch
