@@ -33,6 +33,7 @@ class Project:
         if script.endswith(".py"):
             script = str(self.path / script)
         environment = os.environ | {"COLUMNS": "200", "MPLCONFIGDIR": str(self.elsewhere)} | variables
+        environment.setdefault("OMP_NUM_THREADS", "1")  # several tests run side by side
         done = subprocess.run(
             [sys.executable, script, *rest],
             cwd=self.path if script.startswith("-") else self.elsewhere,

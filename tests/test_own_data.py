@@ -73,7 +73,7 @@ def start(bake: Bake, variant: str) -> Iterator[Variant]:
     project = bake(variant=variant, project_name=f"own_{variant.replace('-', '_')}")
     flag = "--data.data_dir" if variant in ("detection", "segmentation") else "--data.csv"
     command, pipe = [sys.executable, "-c", SERVER], subprocess.PIPE
-    environment = os.environ | {"COLUMNS": "200"}
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"COLUMNS": "200"}
     with subprocess.Popen(command, cwd=project.path, env=environment, stdin=pipe, stdout=pipe, text=True) as server:
         yield Variant(project, flag, server)
         assert server.stdin
