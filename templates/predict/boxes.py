@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jsonargparse.typing import ClosedUnitInterval
 from torch import Tensor
-from torchvision.io import write_png
+from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
 from training.run import checkpoint_parser, print_rows, restore_run, run
@@ -32,7 +32,7 @@ def main(args: list[str] | None = None) -> None:
         if options.draw:
             options.draw.mkdir(parents=True, exist_ok=True)
             file = options.draw / f"{i:04}-{Path(known['input']).stem}.png"
-            write_png(draw_boxes(data.predict[i][0], output, model.hparams["class_names"]), str(file))
+            to_pil_image(draw_boxes(data.predict[i][0], output, model.hparams["class_names"])).save(file)
     if rows or options.format == "json":
         print_rows(rows, options.format)
     else:
@@ -54,6 +54,8 @@ def list_boxes(
 def draw_boxes(picture: Tensor, output: dict[str, Tensor], names: list[str]) -> Tensor:
     """A picture (3, H, W) uint8 with the boxes of a score above 0.5, their classes and scores."""
     likely = output["scores"] > 0.5
+    if not likely.any():
+        return picture
     labels, scores = output["labels"][likely].tolist(), output["scores"][likely].tolist()
     texts = [f"{names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
     return draw_bounding_boxes(picture, output["boxes"][likely], texts, colors="red")
