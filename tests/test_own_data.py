@@ -599,7 +599,7 @@ print(json.dumps([str(path) for path in MyDataModule(data_dir={str(tmp_path)!r})
     drawn = tmp_path / "drawn"
     done = detection.run("predict", *files, "--format=json", "--draw", drawn, "--min_score=0")
     assert len(list(drawn.glob("*.png"))) == len(files)
-    none = detection.run("predict", *files, "--min_score=1")
+    none = detection.run("predict", *files, "--min_score=1", status=1)
     assert none.stderr == "no box has a score of 1.0 or more: see --min_score\n"
     results = json.loads(done.stdout)
     truth = COCO(tmp_path / "annotations.json")

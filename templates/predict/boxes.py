@@ -33,15 +33,12 @@ def main(args: list[str] | None = None) -> None:
             options.draw.mkdir(parents=True, exist_ok=True)
             file = options.draw / f"{i:04}-{Path(known['input']).stem}.png"
             to_pil_image(draw_boxes(data.predict[i][0], output, model.hparams["class_names"])).save(file)
-    if rows or options.format == "json":
-        print_rows(rows, options.format)
-    else:
-        print(f"no box has a score of {options.min_score} or more: see --min_score", file=sys.stderr)
+    if not rows and options.format != "json":
+        sys.exit(f"no box has a score of {options.min_score} or more: see --min_score")
+    print_rows(rows, options.format)
 
 
-def list_boxes(
-    known: dict[str, Any], output: dict[str, Tensor], categories: list[int], names: list[str]
-) -> list[dict[str, Any]]:
+def list_boxes(known: dict[str, Any], output: dict[str, Tensor], categories: list[int], names: list[str]) -> list[Any]:
     """The boxes of one picture, each as a result in COCO's format, with its file and class beside."""
     rows = []
     for (left, top, right, bottom), label, score in zip(*(output[k].tolist() for k in output), strict=True):
