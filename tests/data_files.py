@@ -176,7 +176,7 @@ def write_coco(folder: Path) -> Data:
     content = {"images": images, "annotations": boxes, "categories": categories}
     (folder / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
     flags = [f"--data.data_dir={folder}", "--data.num_workers=0", "--trainer.max_epochs=12"]
-    columns = ("input", "image_id", "category_id", "bbox", "score", "class")
+    columns = ("input", "image_id", "category_id", "class", "bbox", "score")
     pictures, formats = ("test_samples.png",), ("weights", "model")
     return Data(flags, {"test/map_50": 0.3, "test/map": 0.1}, columns=columns, pictures=pictures, formats=formats)
 

@@ -1,6 +1,7 @@
 """Finds objects: `python training/predict.py PICTURE_OR_FOLDER... [--format table|json|csv] [--draw FOLDER]`."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +27,8 @@ def main(args: list[str] | None = None) -> None:
     outputs = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
     rows: list[dict[str, Any]] = []
     for i, (known, output) in enumerate(zip(data.predict_columns, outputs, strict=True)):
-        likely = output["scores"] >= options.min_score
-        output = {key: values[likely] for key, values in output.items()}
-        rows += list_boxes(known, output, model.hparams["category_ids"], model.hparams["class_names"])
+        output = {key: values[output["scores"] >= options.min_score] for key, values in output.items()}
+        rows += list_boxes(known, output, model.hparams)
         if options.draw:
             options.draw.mkdir(parents=True, exist_ok=True)
             file = options.draw / f"{i:04}-{Path(known['input']).stem}.png"
@@ -38,24 +38,20 @@ def main(args: list[str] | None = None) -> None:
     print_rows(rows, options.format)
 
 
-def list_boxes(known: dict[str, Any], output: dict[str, Tensor], categories: list[int], names: list[str]) -> list[Any]:
+def list_boxes(known: dict[str, Any], output: dict[str, Tensor], hparams: Any) -> Iterator[dict[str, Any]]:
     """The boxes of one picture, each as a result in COCO's format, with its file and class beside."""
-    rows = []
     for (left, top, right, bottom), label, score in zip(*(output[k].tolist() for k in output), strict=True):
+        names = {"category_id": hparams["category_ids"][label - 1], "class": hparams["class_names"][label - 1]}
         box = [round(value, 2) for value in (left, top, right - left, bottom - top)]
-        result = {"category_id": categories[label - 1], "bbox": box, "score": score}
-        rows.append(known | result | {"class": names[label - 1]})
-    return rows
+        yield known | names | {"bbox": box, "score": score}
 
 
 def draw_boxes(picture: Tensor, output: dict[str, Tensor], names: list[str]) -> Tensor:
     """A picture (3, H, W) uint8 with the boxes of a score above 0.5, their classes and scores."""
     likely = output["scores"] > 0.5
-    if not likely.any():
-        return picture
     labels, scores = output["labels"][likely].tolist(), output["scores"][likely].tolist()
     texts = [f"{names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-    return draw_bounding_boxes(picture, output["boxes"][likely], texts, colors="red")
+    return draw_bounding_boxes(picture, output["boxes"][likely], texts, colors="red") if texts else picture
 
 
 if __name__ == "__main__":

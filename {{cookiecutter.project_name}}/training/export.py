@@ -2,6 +2,8 @@
 
 import sys
 import warnings
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +61,8 @@ def export(model: MyModel, form: Format, file: Path) -> float:
     else:
         sizes = tuple({axis: Dim.AUTO for axis, n in enumerate(tensor.shape) if n > 1} for tensor in example)
         try:
-            program = torch.export.export(module, example, dynamic_shapes=sizes)
+            with redirect_stderr(StringIO()):  # where PyTorch shows the graph of what cannot be exported
+                program = torch.export.export(module, example, dynamic_shapes=sizes)
         except (RuntimeError, TypeError) as error:
             raise OSError(f"{form} cannot hold this network, weights and model can ({type(error).__name__})") from error
         if form == "pt2":

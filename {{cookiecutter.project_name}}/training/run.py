@@ -217,7 +217,8 @@ def print_rows(rows: list[dict[str, Any]], form: str) -> None:
     else:
         table = Table(*rows[0])
         for row in rows:
-            table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+            cells = (f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values())
+            table.add_row(*(" ".join(cell.split()) for cell in cells))
         Console().print(table)
 
 
