@@ -1,8 +1,9 @@
 # make demo: bakes the default project into demo/ and trains it.   make test: checks everything.
+# make torture: kills and resumes runs of every variant, for about twenty minutes.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test torture lint clean
 
 demo: .venv/demo
 	rm -rf demo
@@ -12,6 +13,9 @@ demo: .venv/demo
 
 test: .venv/test lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+torture: .venv/test
+	$(BIN)/python tests/faults/torture.py
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -68,3 +68,29 @@ def test_logger_gets_what_the_csv_file_gets(bake: Bake, logger: str) -> None:
     if logger in READERS:
         logged = READERS[logger](folder)
         assert {key: logged[key] for key in last} == pytest.approx(last, abs=1e-6)
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb", "mlflow"])
+def test_resumed_run_stays_one_run(bake: Bake, logger: str) -> None:
+    project = bake(fresh=True, logger=logger, project_name=f"resumed_{logger}")
+    folder = train(project)
+    flags = ("--resume", folder.name, "--trainer.max_epochs=3")
+    home = str(project.elsewhere)
+    done = project.run("training/train.py", *flags, WANDB_API_KEY="", HOME=home, NETRC=home + "/none")
+    assert done.stderr == ""
+    assert project.runs() == [folder]
+    if logger == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(folder / "tensorboard"))
+        events.Reload()
+        steps = {tag: [event.step for event in events.Scalars(tag)] for tag in ("val/loss", "test/loss")}
+        assert steps == {"val/loss": [19, 39, 59], "test/loss": [60]}
+    elif logger == "mlflow":
+        with sqlite3.connect(folder / "mlflow" / "mlflow.db") as database:
+            assert database.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+            logged = database.execute("SELECT step FROM metrics WHERE key = 'val/loss' ORDER BY step").fetchall()
+        assert logged == [(19,), (39,), (59,)]
+    else:
+        ids = {file.stem for file in (folder / "wandb").glob("offline-run-*/*.wandb")}
+        assert ids == {f"run-{folder.name}"}

@@ -244,6 +244,7 @@ class MyDataModule(LightningDataModule):
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
+            drop_last=shuffle and len(sampler) % self.batch_size == 1,  # batch normalisation needs two
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )

@@ -86,7 +86,9 @@ class PairDataset(Dataset):
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         samples = [self[index] for index in indices]
         if self.crop:
-            samples = [self._random_crop(picture, mask, self.crop) for picture, mask in samples]
+            # The batch alone decides on its crops, not the worker that makes it: so a resumed run sees the same.
+            random = torch.Generator().manual_seed(hash(tuple(indices)))
+            samples = [self._random_crop(picture, mask, self.crop, random) for picture, mask in samples]
         height = max(picture.shape[1] for picture, _ in samples)
         width = max(picture.shape[2] for picture, _ in samples)
         pictures, masks = [], []
@@ -96,11 +98,11 @@ class PairDataset(Dataset):
             masks.append(pad(mask, margin, value=IGNORED))
         return torch.stack(pictures), torch.stack(masks)
 
-    def _random_crop(self, picture: Tensor, mask: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        shown = round(size * self.scale ** (2 * torch.rand(1).item() - 1))
+    def _random_crop(self, picture: Tensor, mask: Tensor, size: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        shown = round(size * self.scale ** (2 * torch.rand(1, generator=random).item() - 1))
         margin = (0, max(shown - picture.shape[2], 0), 0, max(shown - picture.shape[1], 0))
         picture, mask = pad(picture, margin), pad(mask, margin, value=IGNORED)
-        top, left = (torch.randint(side - shown + 1, ()).item() for side in picture.shape[1:])
+        top, left = (torch.randint(side - shown + 1, (), generator=random).item() for side in picture.shape[1:])
         box = (int(top), int(left), shown, shown, [size, size])
         picture = resized_crop(picture, *box, antialias=True)
         return picture, resized_crop(mask.unsqueeze(0), *box, interpolation=InterpolationMode.NEAREST).squeeze(0)

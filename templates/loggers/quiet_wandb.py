@@ -1,6 +1,7 @@
 """Weights & Biases without its announcements."""
 
 import os
+from pathlib import Path
 
 from lightning.pytorch.loggers import WandbLogger
 
@@ -8,7 +9,7 @@ os.environ.setdefault("WANDB_SILENT", "true")
 
 
 class QuietWandbLogger(WandbLogger):
-    """Logs into the run folder, or, after `wandb login`, to the server.
+    """Logs into the run folder, or, after `wandb login`, to the server; a resumed run goes on under its name.
 
     Args:
         save_dir: Folder below which wandb makes its own.
@@ -17,5 +18,5 @@ class QuietWandbLogger(WandbLogger):
     """
 
     def __init__(self, save_dir: str, project: str, offline: bool = True) -> None:
-        super().__init__(save_dir=save_dir, project=project, offline=offline)
+        super().__init__(save_dir=save_dir, project=project, offline=offline, version=Path(save_dir).name)
         self._wandb_init.pop("anonymous", None)  # Lightning 2.6 sets it, and wandb 0.31 warns of it

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from math import isinf
+from math import cos, isinf, pi
 from typing import Literal
 
 from lightning import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 SchedulerName = Literal["onecycle", "cosine", "none"]
@@ -40,5 +40,6 @@ def make_optimizer(
     if scheduler == "onecycle":
         schedule = OneCycleLR(optimizer, max_lr=lr, total_steps=int(steps))
     else:
-        schedule = CosineAnnealingLR(optimizer, T_max=int(steps))
+        # Unlike CosineAnnealingLR it can be resumed with more epochs: it depends on no rate before.
+        schedule = LambdaLR(optimizer, lambda step: (1 + cos(pi * step / steps)) / 2)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,27 +1,29 @@
-"""What the commands share: the command line, the run folder, checkpoints, tables and curves."""
+"""What the commands share: the command line, the run folder, tables and curves."""
 
 import csv
 import json
 import logging
-import pickle
+import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import torch
 import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeFloat
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from matplotlib import pyplot as plt
 from rich.console import Console
@@ -29,13 +31,26 @@ from rich.table import Table
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
+from training.resume import (
+    LastCheckpoint,
+    MetricsFile,
+    SafeCheckpointIO,
+    find_run,
+    fingerprint,
+    prepare_data,
+    read_checkpoint,
+    refuse_changes,
+    write_json,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "logs"
+DEBUG = "Shows where in the code an error comes from."
 
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data in memory needs none
+warnings.filterwarnings("ignore", message=".*ended before the epoch ended")  # training/resume.py sees to it
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval")  # steps count on over epochs
 warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning 2.6 on PyTorch 2.15
 warnings.filterwarnings("ignore", message=".*exists and is not empty")  # the logger's files are there already
@@ -54,10 +69,35 @@ class PlainParser(LightningArgumentParser):
 
 
 class RunCLI(LightningCLI):
-    """Config file and command line in; data module, model, trainer and a run folder of their own out."""
+    """Config file and command line in; data module, model, trainer and a run folder out.
+
+    Attributes:
+        run_dir: The folder of the run.
+        resumed: Whether it is that of an earlier run, which goes on.
+        reproduced: The folder of the run that is run again, if there is one.
+        checkpoint: The file that training goes on from, if there is one.
+        state: What it holds.
+    """
 
     def __init__(self, args: list[str] | None = None) -> None:
-        self.run_dir = LOGS / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        flags = ArgumentParser(add_help=False, allow_abbrev=False)
+        flags.add_argument("--resume", nargs="?", const="")
+        flags.add_argument("--reproduce")
+        wanted, _ = flags.parse_known_args(args)
+        job = os.environ.get("SLURM_JOB_ID", "")
+        if job and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":  # the job was requeued
+            wanted.resume = f"*_slurm{job}"
+        name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f") + (f"_slurm{job}" if job else "")
+        self.resumed = wanted.resume is not None
+        self.run_dir = find_run(LOGS, wanted.resume) if self.resumed else LOGS / name
+        self.reproduced = find_run(LOGS, wanted.reproduce) if wanted.reproduce else None
+        if self.reproduced and not (self.reproduced / "test_metrics.json").exists():
+            raise FileNotFoundError(f"{self.reproduced} is unfinished: go on with it by --resume first")
+        self.earlier = self.run_dir if self.resumed else self.reproduced
+        last = self.run_dir / "checkpoints" / "last.ckpt"
+        self.checkpoint = last if last.exists() else None
+        self.state = load_checkpoint(last)[1] if self.checkpoint else None
+        self.step = self.state["global_step"] if self.state else 0
         super().__init__(
             MyModel,
             MyDataModule,
@@ -67,7 +107,7 @@ class RunCLI(LightningCLI):
             save_config_callback=SaveRun,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={
-                "default_config_files": [str(ROOT / "configs" / "config.yaml")],
+                "default_config_files": [str((self.earlier or ROOT / "configs") / "config.yaml")],
                 "description": "Fits a model, then tests its best checkpoint.",
                 "usage": "train.py [--KEY VALUE ...]",
             },
@@ -78,11 +118,25 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--monitor", type=str, help="Metric that decides which epoch is kept as best.ckpt.")
         parser.add_argument("--monitor_mode", type=Literal["min", "max"], help="Whether less or more of it is better.")
+        help_ = "Minutes after which last.ckpt is written within an epoch, too."
+        parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=help_)
+        help_ = "Goes on with the newest unfinished run, or with RUN in logs/; its settings hold, but for a few."
+        parser.add_argument("--resume", nargs="?", const=True, metavar="RUN", help=help_)
+        help_ = "Runs RUN in logs/ once more with its settings, and compares the test metrics."
+        parser.add_argument("--reproduce", metavar="RUN", help=help_)
+        parser.add_argument("--debug", action="store_true", help=DEBUG)
         for name in MyDataModule.MODEL_ARGUMENTS:
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Puts the logger's files inside the run folder."""
+        """Refuses other settings than those of a resumed run, and puts the logger's files inside the run folder."""
+        for key in ("resume", "reproduce", "debug"):
+            self.config.pop(key)
+        if self.earlier:
+            refuse_changes(self.parser, self.config, self.earlier)
+        epochs = self.state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if self.state else 0
+        if epochs > (self.config.trainer.max_epochs or -1) > 0:
+            self.parser.error(f"trainer.max_epochs {self.config.trainer.max_epochs}: the run has had {epochs} already")
         if self.config.trainer.fast_dev_run:
             self.config.trainer.logger = None
         loggers = self.config.trainer.logger
@@ -97,47 +151,59 @@ class RunCLI(LightningCLI):
         """Adds to the configured logger and callbacks what every run has: `metrics.csv` and two checkpoints."""
         config = self.config_init.trainer
         config.default_root_dir = str(self.run_dir)
+        config.plugins = [*(config.plugins or []), SafeCheckpointIO()]
         loggers = config.logger if isinstance(config.logger, list) else [config.logger]
-        config.logger = [CSVLogger(self.run_dir, name="", version=""), *(x for x in loggers if isinstance(x, Logger))]
-        callbacks = config.callbacks or []
-        if config.enable_progress_bar is False:
-            callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+        loggers = [logger for logger in loggers if isinstance(logger, Logger)]
+        for logger in loggers:
+            if self.step and isinstance(logger, TensorBoardLogger):
+                logger._kwargs["purge_step"] = self.step  # hides what came after the checkpoint
+        config.logger = [MetricsFile(self.run_dir / "metrics.csv", self.step), *loggers]
+        callbacks = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
+        unwanted = (ProgressBar, type(None)) if config.enable_progress_bar is False else type(None)
+        callbacks = [callback for callback in callbacks if not isinstance(callback, unwanted)]
         mode, monitor, folder = self.config.monitor_mode, self.config.monitor, self.run_dir / "checkpoints"
         self.best = ModelCheckpoint(folder, "best", monitor, mode=mode, enable_version_counter=False)
-        last = ModelCheckpoint(folder, "last", save_on_exception=True, enable_version_counter=False)
-        config.callbacks = [*callbacks, self.best, last]
+        self.last = LastCheckpoint(folder / "last.ckpt", self.config.checkpoint_minutes)
+        config.callbacks = [*callbacks, self.best, self.last]
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:
             self.parser.error(str(error))
 
     def after_instantiate_classes(self) -> None:
-        """Turns range-checked numbers among the hyperparameters into plain ones: checkpoints hold nothing else."""
+        """Makes the hyperparameters plain values, and the data begin where a resumed run stopped."""
         for hparams in (self.model.hparams, self.datamodule.hparams):
             for key, value in hparams.items():
-                for plain in (int, float, str):
+                for plain in (int, float, str):  # checkpoints hold nothing else
                     if isinstance(value, plain) and not isinstance(value, bool):
                         hparams[key] = plain(value)
+        prepare_data(self.datamodule, self.state)
 
 
 class SaveRun(SaveConfigCallback):
     """Writes `config.yaml` and `run.json` into the run folder, and shows the configuration to the logger."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        run_dir = Path(trainer.default_root_dir)
+        if (file := run_dir / "run.json").exists():
+            run = json.loads(file.read_text(encoding="utf-8"))
+            write_json(file, run | {"resumed": [*run["resumed"], shlex.join(sys.argv)]})
+            return
         for logger in trainer.loggers[1:]:
             logger.log_hyperparams(yaml.safe_load(self.parser.dump(self.config)))
         git = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        data = self.config.data.get("data_dir") or self.config.data.get("csv")
         run = {
             "command": shlex.join(sys.argv),
+            "resumed": [],
             "seed": self.config.seed_everything,
             "git_commit": subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None,
+            "code": fingerprint(*sorted(ROOT.glob("*/*.py"))),
+            "data": fingerprint(ROOT / Path(data).expanduser()) if data else None,
             "python": platform.python_version(),
             "packages": dict(sorted((package.name, package.version) for package in distributions())),
         }
-        Path(trainer.default_root_dir, "run.json").write_text(json.dumps(run, indent=2), encoding="utf-8")
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["precision"] = trainer.precision
+        write_json(file, run)
 
 
 def newest_checkpoint() -> Path:
@@ -158,12 +224,12 @@ def load_checkpoint(file: Path | str) -> tuple[MyModel, dict[str, Any]]:
     Raises:
         OSError: The file is missing, is no checkpoint, or is one of another project.
     """
+    checkpoint = read_checkpoint(file)
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         model = MyModel(**checkpoint["hyper_parameters"])
         model.load_state_dict(checkpoint["state_dict"])
-    except (EOFError, KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
-        raise OSError(f"{file} is damaged, or is no checkpoint of this project: train anew or name another") from error
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise OSError(f"{file} is of another project, variant or network: name another checkpoint") from error
     return model.eval(), checkpoint
 
 
@@ -171,6 +237,7 @@ def checkpoint_parser(description: str) -> PlainParser:
     """A command line that names a checkpoint."""
     parser = PlainParser(description=description)
     parser.add_argument("--ckpt_path", type=Path, help="Checkpoint file; by default the best one of the newest run.")
+    parser.add_argument("--debug", action="store_true", help=DEBUG)
     return parser
 
 
@@ -184,7 +251,10 @@ def restore_run(parser: PlainParser, args: list[str] | None) -> tuple[Namespace,
     options = parser.parse_args(args)
     given = parser.parse_args(args, defaults=False).get("data") or Namespace()
     model, checkpoint = load_checkpoint(options.ckpt_path or newest_checkpoint())
-    data = MyDataModule(**(checkpoint["datamodule_hyper_parameters"] | vars(given)))
+    try:
+        data = MyDataModule(**(checkpoint["datamodule_hyper_parameters"] | vars(given)))
+    except (KeyError, TypeError) as error:
+        raise OSError(f"{options.ckpt_path} is of another project or variant: name another checkpoint") from error
     for name in MyDataModule.MODEL_ARGUMENTS:  # what the model was built for, whatever the data hold now
         setattr(data, name, model.hparams[name])
     trainer = Trainer(
@@ -242,6 +312,12 @@ def run(main: Callable[[], None]) -> None:
     """Runs a command; what its user can mend ends it with one sentence and exit status 1."""
     try:
         main()
-    except (OSError, MisconfigurationException) as error:
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (OSError, FloatingPointError, MisconfigurationException, RuntimeError) as error:
+        dead_worker = "DataLoader worker" in str(error)
+        if "--debug" in sys.argv or (type(error) is RuntimeError and not dead_worker):
+            raise
         # From a worker process the message arrives below a traceback.
-        sys.exit(f"error: {str(error).rpartition('OSError: ')[2].rstrip()}")
+        message = re.split(r"\n\w+Error: ", str(error))[-1].rstrip()
+        sys.exit(f"error: {message}" + " It may have run out of memory: give fewer --data.num_workers" * dead_worker)

@@ -1,0 +1,179 @@
+"""Kills runs at random instants, resumes them, and compares what they leave with an uninterrupted run."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESUMED = "going on with"  # what train.py prints before it goes on
+
+
+@dataclass
+class Report:
+    """What came of the kills."""
+
+    kills: int = 0
+    resumes: int = 0
+    mismatches: int = 0
+    unreadable: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"kills {self.kills}, resumes {self.resumes}, mismatches {self.mismatches},"
+            f" unreadable checkpoints {self.unreadable}"
+        )
+
+
+def differences(first: Any, second: Any, where: str = "") -> list[str]:
+    """The places in which two nested structures of plain values and tensors are not the same, bit by bit."""
+    if type(first) is not type(second):
+        return [where]
+    if isinstance(first, torch.Tensor):
+        same = first.dtype == second.dtype and first.shape == second.shape
+        return [] if same and torch.equal(first.view(-1), second.view(-1)) else [where]
+    if isinstance(first, dict):
+        if first.keys() != second.keys():
+            return [f"{where}: {set(first) ^ set(second)}"]
+        return [found for key in first for found in differences(first[key], second[key], f"{where}/{key}")]
+    if isinstance(first, list | tuple):
+        if len(first) != len(second):
+            return [where]
+        pairs = enumerate(zip(first, second, strict=True))
+        return [found for i, (a, b) in pairs for found in differences(a, b, f"{where}/{i}")]
+    return [] if first == second else [where]
+
+
+def load(file: Path) -> dict[str, Any]:
+    """The parts of a checkpoint that training goes on from, without what names its folder."""
+    checkpoint = torch.load(file, weights_only=True)
+    parts = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step")
+    return {part: checkpoint.get(part) for part in (*parts, "epoch")}
+
+
+def compare(first: Path, second: Path) -> list[str]:
+    """How two run folders differ in weights, optimizers, metrics, or the files that are there."""
+    found = []
+    for name in ("best.ckpt", "last.ckpt"):
+        found += differences(load(first / "checkpoints" / name), load(second / "checkpoints" / name), name)
+    for name in ("metrics.csv", "test_metrics.json"):
+        if (first / name).read_text(encoding="utf-8") != (second / name).read_text(encoding="utf-8"):
+            found.append(name)
+    names = [
+        sorted(str(path.relative_to(run)) for path in run.rglob("*") if "tensorboard" not in path.parts)
+        for run in (first, second)
+    ]
+    if names[0] != names[1]:
+        found.append(f"files {set(names[0]) ^ set(names[1])}")
+    return found
+
+
+class Runner:
+    """Runs `training/train.py` of a project, and kills it if it is told to.
+
+    Args:
+        project: The project's folder.
+        flags: What every run is given.
+    """
+
+    def __init__(self, project: Path, flags: list[str]) -> None:
+        self.project, self.flags = project, flags
+        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-u", str(self.project / "training" / "train.py"), *more]
+        return subprocess.Popen(
+            command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+
+    def until_fitting(self, process: subprocess.Popen[str], resumed: bool) -> None:
+        """Waits until training begins: a new run has a folder then, a resumed one says that it goes on."""
+        assert process.stdout is not None
+        self.output = ""
+        before = len(runs(self.project))
+        while not resumed and process.poll() is None and len(runs(self.project)) == before:
+            time.sleep(0.01)
+        while resumed and (line := process.stdout.readline()):
+            self.output += line
+            if line.startswith(RESUMED):
+                break
+
+    def until_file(self, process: subprocess.Popen[str], file: Path) -> None:
+        """Waits until a file is there, or the process has ended."""
+        while process.poll() is None and not file.exists():
+            time.sleep(0.01)
+
+    def to_the_end(self, *flags: str) -> int:
+        """Runs the script without disturbing it; returns its exit status, and keeps how long it trained."""
+        process = self.start(*flags)
+        self.until_fitting(process, "--resume" in flags)
+        begun = time.monotonic()
+        status = self.finish(process)
+        self.seconds = time.monotonic() - begun
+        return status
+
+    def finish(self, process: subprocess.Popen[str]) -> int:
+        assert process.stdout is not None
+        self.output += process.stdout.read()
+        return process.wait()
+
+    def killed(self, delay: float, number: int, *more: str) -> bool:
+        """Sends a signal `delay` seconds after training began; whether it came before the end."""
+        process = self.start(*more)
+        self.until_fitting(process, "--resume" in more)
+        reader = threading.Thread(target=self.finish, args=[process])
+        reader.start()
+        reader.join(delay)
+        early = reader.is_alive()
+        if early:
+            os.killpg(process.pid, number)
+        reader.join()
+        self.status = process.wait()
+        return early and self.status != 0
+
+
+def runs(project: Path) -> list[Path]:
+    return sorted(file.parent for file in (project / "logs").glob("*/run.json"))
+
+
+def survive(runner: Runner, kills: int, seconds: float, number: int, report: Report, rng: random.Random) -> Path:
+    """Interrupts one run `kills` times, spread over `seconds` of training, and lets it finish; returns its folder."""
+    before = set(runs(runner.project))
+    more = [*runner.flags]
+    for _ in range(kills):
+        interrupted = runner.killed(rng.uniform(0, seconds / (kills + 1) * 2), number, *more)
+        (folder,) = set(runs(runner.project)) - before
+        if not interrupted:
+            if runner.status:
+                raise AssertionError(runner.output)
+            return folder
+        report.kills += 1
+        for file in (folder / "checkpoints").glob("*.ckpt"):
+            try:
+                torch.load(file, weights_only=True)
+            except Exception as error:
+                print(f"{file}: {error}")
+                report.unreadable += 1
+        more = ["--resume", folder.name]
+        report.resumes += 1
+    if runner.to_the_end(*more):
+        raise AssertionError(runner.output)
+    (folder,) = set(runs(runner.project)) - before
+    return folder
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text(encoding="utf-8"))

@@ -1,0 +1,263 @@
+"""What goes wrong outside of a run ends it with one sentence, the right exit status, and the last checkpoint intact."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from conftest import Bake, Run
+from data_files import digits
+from faults.kills import Runner, load, runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
+LONG = ["--trainer.max_epochs=2000", "--model.scheduler=none", "--trainer.logger=false"]
+
+
+@pytest.fixture(scope="module")
+def runner(bake: Bake) -> Runner:
+    return Runner(bake(fresh=True, project_name="faulty").path, [])
+
+
+@pytest.fixture(scope="module")
+def folders(bake: Bake) -> Runner:
+    return Runner(bake(fresh=True, variant="image-folder", project_name="faulty_folders").path, [])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes of eighty pictures each."""
+    images, _ = digits(32)
+    for i, image in enumerate(images[:160]):
+        folder = tmp_path / "pictures" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i:03}.png")
+    return tmp_path / "pictures"
+
+
+def sentence(runner: Runner) -> str:
+    """The one line in which a run said why it ended."""
+    errors = [line for line in runner.output.splitlines() if "error: " in line]
+    assert len(errors) == 1, runner.output
+    assert "Traceback" not in runner.output
+    assert runner.output.splitlines()[-1] == errors[0], runner.output
+    return errors[0]
+
+
+def disturbed(runner: Runner, disturb: Callable[[int, Path], object], *flags: str) -> tuple[int, Path]:
+    """Disturbs a run as soon as it has a checkpoint; returns its exit status and its folder."""
+    process = runner.start(*LONG, *flags)
+    runner.until_fitting(process, resumed=False)
+    folder = runs(runner.project)[-1]
+    runner.until_file(process, folder / "checkpoints" / "last.ckpt")
+    disturb(process.pid, folder)
+    return runner.finish(process), folder
+
+
+def test_full_disk_leaves_the_last_checkpoint_as_it_was(runner: Runner) -> None:
+    """The disk is full for files of more than 16 kB, which a checkpoint has, but no other file as early as this."""
+
+    def fill(pid: int, folder: Path) -> None:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (16_384, 16_384))
+
+    status, folder = disturbed(runner, fill)
+    assert status == 1
+    assert ".ckpt could not be written (File too large): mend that, then go on by --resume" in sentence(runner)
+    assert load(folder / "checkpoints" / "last.ckpt")["global_step"] >= 20
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    epochs = f"--trainer.max_epochs={load(folder / 'checkpoints' / 'last.ckpt')['epoch'] + 2}"
+    assert runner.to_the_end("--resume", folder.name, epochs) == 0, runner.output
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk takes root on Linux")
+def test_full_file_system_leaves_the_last_checkpoint_as_it_was(runner: Runner, tmp_path: Path) -> None:
+    logs = runner.project / "logs"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", logs]).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+
+        def fill(pid: int, folder: Path) -> None:
+            with open(logs / "filler", "wb", buffering=0) as file:
+                while True:
+                    try:
+                        file.write(bytes(4096))
+                    except OSError:
+                        return
+
+        status, folder = disturbed(runner, fill)
+        assert status == 1
+        assert "could not be written (No space left on device): mend that, then go on by --resume" in sentence(runner)
+        assert load(folder / "checkpoints" / "last.ckpt")["global_step"] >= 20
+        (logs / "filler").unlink()
+        epochs = f"--trainer.max_epochs={load(folder / 'checkpoints' / 'last.ckpt')['epoch'] + 2}"
+        assert runner.to_the_end("--resume", epochs) == 0, runner.output
+    finally:
+        subprocess.run(["umount", logs], check=True)
+
+
+def test_logs_that_cannot_be_written_are_named(bake: Bake) -> None:
+    project = bake(fresh=True, project_name="read_only")
+    shutil.rmtree(project.path / "logs")
+    (project.path / "logs").symlink_to("/sys/kernel")
+    runner = Runner(project.path, [])
+    assert runner.to_the_end("--trainer.max_epochs=1") == 1
+    assert str(project.path / "logs") in sentence(runner)
+
+
+@pytest.mark.parametrize("name", ["vanishes", "is damaged"])
+def test_data_that_go_bad_are_named(folders: Runner, pictures: Path, name: str) -> None:
+    def spoil(pid: int, folder: Path) -> None:
+        if name == "vanishes":
+            shutil.rmtree(pictures)
+        else:
+            for file in pictures.rglob("*.png"):
+                file.write_bytes(file.read_bytes()[:150])
+
+    status, folder = disturbed(folders, spoil, f"--data.data_dir={pictures}")
+    assert status == 1
+    said = sentence(folders)
+    assert said.startswith(f"error: {pictures}/")
+    assert ".png" in said and said.endswith("mend or remove it")
+    assert load(folder / "checkpoints" / "last.ckpt")["global_step"] > 0
+
+
+def test_worker_that_dies_is_told_from_a_fault_of_the_code(folders: Runner, pictures: Path) -> None:
+    def kill_worker(pid: int, folder: Path) -> None:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        workers = [child for child in children if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        os.kill(int(workers[-1]), signal.SIGKILL)
+
+    status, folder = disturbed(folders, kill_worker, f"--data.data_dir={pictures}")
+    assert status == 1
+    assert "DataLoader worker" in sentence(folders) and "memory" in sentence(folders)
+    assert load(folder / "checkpoints" / "last.ckpt")["global_step"] > 0
+
+
+def test_loss_that_is_no_number_stops_the_run_at_its_step(runner: Runner) -> None:
+    flags = ["--model.optimizer=sgd", "--model.lr=1e18", "--trainer.max_epochs=3", "--model.scheduler=none"]
+    assert runner.to_the_end(*flags, "--checkpoint_minutes=0") == 1
+    said = sentence(runner)
+    assert said.startswith("error: the loss is nan at step ")
+    folder = runs(runner.project)[-1]
+    assert (
+        "on the training samples [" in said
+        and f"the weights are in {folder / 'checkpoints' / 'nonfinite.ckpt'}" in said
+    )
+    assert (folder / "checkpoints" / "nonfinite.ckpt").exists()
+
+
+def test_metric_that_is_never_logged_is_named(runner: Runner) -> None:
+    assert runner.to_the_end("--trainer.max_epochs=1", "--monitor=val/nothing") == 1
+    assert "'val/nothing'" in sentence(runner)
+
+
+def test_missing_gpu_is_said(runner: Runner) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert runner.to_the_end("--trainer.accelerator=gpu") == 1
+    assert "No supported gpu backend found!" in sentence(runner)
+
+
+def test_debug_shows_where_an_error_comes_from(runner: Runner) -> None:
+    assert runner.to_the_end("--trainer.max_epochs=1", "--monitor=val/nothing", "--debug") == 1
+    assert "Traceback" in runner.output
+
+
+def test_error_in_edited_code_is_shown_whole(bake: Bake) -> None:
+    project = bake(fresh=True, project_name="edited")
+    model = project.path / "models" / "my_model.py"
+    code = model.read_text(encoding="utf-8").replace("return self.net(images)", "return self.net(images, 1)")
+    model.write_text(code, encoding="utf-8")
+    runner = Runner(project.path, [])
+    assert runner.to_the_end("--trainer.max_epochs=1") == 1
+    assert "Traceback" in runner.output and "return self.net(images, 1)" in runner.output
+
+
+def test_last_batch_of_one_picture_trains(folders: Runner, pictures: Path) -> None:
+    """Batch normalisation cannot train on one picture, of 32 x 32 pixels and so of one number a channel."""
+    for split, count in (("train", 33), ("val", 5), ("test", 5)):
+        for name in "ab":
+            (pictures.parent / "split" / split / name).mkdir(parents=True)
+            for file in sorted((pictures / name).iterdir())[: count // 2 + (name == "a")]:
+                shutil.copy(file, pictures.parent / "split" / split / name)
+    flags = [f"--data.data_dir={pictures.parent / 'split'}", "--data.batch_size=16", "--trainer.max_epochs=1"]
+    assert folders.to_the_end(*flags) == 0, folders.output
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "zeros", "missing", "another variant's"])
+def test_checkpoint_that_is_none_is_named(train: Callable[[str], Run], tmp_path: Path, kind: str) -> None:
+    run = train("digits-cnn")
+    content = run.best.read_bytes()
+    file = tmp_path / "broken.ckpt"
+    contents = {"truncated": content[:-1000], "empty": b"", "text": b"hello", "zeros": bytes(len(content))}
+    if kind in contents:
+        file.write_bytes(contents[kind])
+    elif kind == "another variant's":
+        torch.save(torch.load(run.best, weights_only=True) | {"hyper_parameters": {"channels": 3}}, file)
+    for script in ("evaluate", "predict", "export"):
+        done = run.project.run(f"training/{script}.py", "--ckpt_path", file, status=1)
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("error: ") and str(file) in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["truncated", "another variant's", "another Lightning's"])
+def test_run_whose_checkpoint_is_none_is_not_resumed(runner: Runner, kind: str) -> None:
+    assert runner.to_the_end("--trainer.max_epochs=1", "--trainer.logger=false") == 0, runner.output
+    folder = runs(runner.project)[-1]
+    file = folder / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    if kind == "truncated":
+        file.write_bytes(file.read_bytes()[:-1000])
+    elif kind == "another variant's":
+        torch.save(checkpoint | {"hyper_parameters": {"channels": 3}}, file)
+    else:
+        torch.save(checkpoint | {"pytorch-lightning_version": "2.4.0"}, file)
+    broken = file.read_bytes()
+    assert runner.to_the_end("--resume", folder.name, "--trainer.max_epochs=2") == 1
+    assert str(file) in sentence(runner)
+    assert file.read_bytes() == broken
+
+
+FLIPS = """
+import sys, random, torch
+from pathlib import Path
+from training.resume import read_checkpoint
+source, copy = map(Path, sys.argv[1:])
+content, rng = source.read_bytes(), random.Random(0)
+whole = read_checkpoint(source)["state_dict"]
+unnoticed = refused = 0
+for _ in range(400):
+    place, bit = rng.randrange(len(content)), 1 << rng.randrange(8)
+    copy.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1:])
+    try:
+        flipped = read_checkpoint(copy)["state_dict"]
+        unnoticed += any(not torch.equal(whole[key], flipped[key]) for key in whole)
+    except OSError:
+        refused += 1
+print(unnoticed, refused)
+"""
+
+
+def test_flipped_bit_of_a_checkpoint_does_not_go_unnoticed(train: Callable[[str], Run], tmp_path: Path) -> None:
+    """Where one of the bytes that only fill the file up has flipped, the weights are as they were."""
+    run = train("digits-cnn")
+    unnoticed, refused = map(int, run.project.run("-c", FLIPS, run.best, tmp_path / "flipped.ckpt").stdout.split())
+    assert unnoticed == 0
+    assert refused > 300
+
+
+def test_picture_of_too_many_pixels_is_refused(folders: Runner, train: Callable[[str], Run], tmp_path: Path) -> None:
+    file = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 20_000)).save(file)
+    assert file.stat().st_size < 100_000
+    run = train("digits-cnn")
+    done = run.project.run("training/predict.py", file, "--ckpt_path", run.best, status=1)
+    assert done.stderr.startswith(f"error: {file} is not a readable picture (Image size (400000000 pixels) exceeds")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,170 @@
+"""A run that is interrupted goes on as if nothing had happened, and the same run twice gives the same weights."""
+
+import random
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import Bake, by_variant
+from data_files import WRITERS
+from faults.kills import Report, Runner, compare, describe, runs, survive
+
+pytestmark = pytest.mark.slow
+QUICK = ["--trainer.max_epochs=3", "--trainer.log_every_n_steps=1", "--checkpoint_minutes=0.0005"]
+SHORT = ["--trainer.limit_train_batches=7", "--trainer.limit_val_batches=2", "--trainer.limit_test_batches=2"]
+EARLY = "[{class_path: EarlyStopping, init_args: {monitor: val/acc, mode: max, patience: 1}}]"
+SETTINGS = {
+    "workers, moving average, accumulated gradients, cosine": [
+        "--data.num_workers=2",
+        "--trainer.callbacks=EMAWeightAveraging",
+        "--trainer.accumulate_grad_batches=3",
+        "--model.scheduler=cosine",
+    ],
+    "constant rate, learning rate logged, validated within the epoch": [
+        "--model.scheduler=none",
+        "--trainer.callbacks=LearningRateMonitor",
+        "--trainer.val_check_interval=7",
+    ],
+    "stopped early": ["--trainer.max_epochs=20", f"--trainer.callbacks={EARLY}"],
+}
+
+
+@pytest.fixture
+def runner(bake: Bake) -> Callable[..., Runner]:
+    def make(*flags: str, variant: str = "digits-cnn") -> Runner:
+        project = bake(fresh=True, variant=variant, project_name="survivor")
+        return Runner(project.path, [*QUICK, *flags])
+
+    return make
+
+
+def uninterrupted(runner: Runner) -> Path:
+    assert runner.to_the_end(*runner.flags) == 0, runner.output
+    return runs(runner.project)[-1]
+
+
+@by_variant
+def test_every_variant_survives_a_kill_and_is_reproduced(
+    runner: Callable[..., Runner], tmp_path: Path, variant: str
+) -> None:
+    project = runner(*WRITERS[variant](tmp_path).flags, *QUICK, *SHORT, variant=variant)
+    reference = uninterrupted(project)
+    report = Report()
+    survived = survive(project, 1, project.seconds, signal.SIGKILL, report, random.Random(variant))
+    assert compare(reference, survived) == []
+    assert report.unreadable == 0
+
+    assert project.to_the_end("--reproduce", reference.name) == 0, project.output
+    assert f"reproduced: the test metrics are those of {reference.name}" in project.output
+    assert compare(reference, runs(project.project)[-1]) == []
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_survives_kills(runner: Callable[..., Runner], name: str) -> None:
+    project = runner(*SETTINGS[name])
+    reference = uninterrupted(project)
+    report = Report()
+    survived = survive(project, 3, project.seconds, signal.SIGKILL, report, random.Random(name))
+    assert compare(reference, survived) == []
+    assert report.unreadable == 0
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_signal_saves_and_says_how_to_go_on(runner: Callable[..., Runner], number: int, status: int) -> None:
+    project = runner("--trainer.max_epochs=6", "--checkpoint_minutes=60")
+    reference = uninterrupted(project)
+    process = project.start(*project.flags)
+    project.until_fitting(process, resumed=False)
+    folder = runs(project.project)[-1]
+    project.until_file(process, folder / "checkpoints" / "last.ckpt")
+    process.send_signal(number)
+    assert project.finish(process) == status, project.output
+    assert project.output.splitlines()[-1] == (
+        f"stopped by {signal.Signals(number).name}; to go on: python training/train.py --resume {folder.name}"
+    )
+    assert "Traceback" not in project.output
+    assert project.to_the_end("--resume") == 0, project.output
+    assert compare(reference, folder) == []
+    assert len(describe(folder)["resumed"]) == 1
+
+
+def test_slurm_requeues_the_job_and_it_goes_on(runner: Callable[..., Runner], tmp_path: Path) -> None:
+    """The scheduler's signal comes before the time is up; it starts the job once more with the same command."""
+    project = runner("--trainer.max_epochs=6")
+    reference = uninterrupted(project)
+    called = tmp_path / "called"
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {called}\n', encoding="utf-8")
+    scontrol.chmod(0o755)
+    project.environment |= {
+        "PATH": f"{scontrol.parent}:{project.environment['PATH']}",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NTASKS": "1",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_PROCID": "0",
+        "SLURM_NODELIST": "localhost",
+    }
+    process = project.start(*project.flags)
+    project.until_fitting(process, resumed=False)
+    folder = runs(project.project)[-1]
+    project.until_file(process, folder / "checkpoints" / "last.ckpt")
+    process.send_signal(signal.SIGUSR1)
+    assert project.finish(process) == 128 + signal.SIGUSR1, project.output
+    assert called.read_text(encoding="utf-8") == "requeue 4711\n"
+    project.environment["SLURM_RESTART_COUNT"] = "1"
+    assert project.to_the_end(*project.flags) == 0, project.output
+    assert runs(project.project)[-1] == folder
+    assert compare(reference, folder) == []
+
+
+def test_finished_run_goes_on_with_more_epochs(runner: Callable[..., Runner]) -> None:
+    project = runner("--model.scheduler=none")
+    longer = uninterrupted(Runner(project.project, [*project.flags, "--trainer.max_epochs=5"]))
+    folder = uninterrupted(project)
+    assert project.to_the_end("--resume", folder.name, "--trainer.max_epochs=5") == 0, project.output
+    assert compare(longer, folder) == []
+
+
+def test_only_what_may_change_is_changed_on_resuming(runner: Callable[..., Runner]) -> None:
+    project = runner()
+    folder = uninterrupted(project)
+    assert project.to_the_end("--resume", folder.name, "--model.lr=0.5") == 2
+    assert project.output.startswith(f"error: model.lr is 0.01 in {folder.name}; only these may change: ")
+    assert project.to_the_end("--resume", folder.name, "--trainer.max_epochs=2") == 2
+    assert project.output.startswith("error: trainer.max_epochs 2: the run has had 3 already")
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    assert (config["model"]["lr"], config["trainer"]["max_epochs"]) == (0.01, 3)
+
+
+def test_nothing_to_resume_is_said(runner: Callable[..., Runner]) -> None:
+    project = runner()
+    assert project.to_the_end("--resume") == 1
+    assert project.output == f"error: {project.project / 'logs'} has no unfinished run: name one of its folders\n"
+    assert project.to_the_end("--reproduce", "nothing") == 1
+    assert project.output == f"error: {project.project / 'logs'} has no nothing run: name one of its folders\n"
+
+
+def test_what_differs_is_said_where_a_run_is_not_reproduced(runner: Callable[..., Runner]) -> None:
+    project = runner()
+    folder = uninterrupted(project)
+    model = project.project / "models" / "my_model.py"
+    model.write_text(model.read_text(encoding="utf-8").replace("nn.ReLU()", "nn.Tanh()"), encoding="utf-8")
+    assert project.to_the_end("--reproduce", folder.name) == 1
+    *_, last = project.output.splitlines()
+    assert last.startswith("error: not reproduced: test/")
+    assert "what else differs: code: " in last
+
+
+def test_run_is_described(runner: Callable[..., Runner]) -> None:
+    folder = uninterrupted(runner("--seed_everything=3"))
+    described = describe(folder)
+    assert described["seed"] == 3
+    assert described["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert len(described["code"]) == 64
