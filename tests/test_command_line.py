@@ -90,7 +90,7 @@ def test_file_that_is_no_checkpoint_is_named(bake: Bake, tmp_path: Path, content
     file = tmp_path / "broken.ckpt"
     file.write_bytes(content)
     done = bake(project_name="untrained").run("training/evaluate.py", "--ckpt_path", file, status=1)
-    assert done.stderr == f"error: {file} is damaged, or is no checkpoint of this project: train anew or name another\n"
+    assert done.stderr == f"error: {file} is damaged or no checkpoint: name another, or remove it and train anew\n"
 
 
 def test_help_is_the_documentation(digits: Project) -> None:

@@ -127,6 +127,11 @@ class MyDataModule(LightningDataModule):
                 raise MisconfigurationException(f"{self.data_dir} holds other classes or picture sizes than expected")
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
             val, train = order.split([len(order) // 12, len(order) - len(order) // 12])
+            missing = {*targets.tolist(), *test[1].tolist()} - set(targets[train].tolist())
+            if missing or not len(val):
+                raise MisconfigurationException(
+                    f"{self.data_dir} has too few training pictures, or none of the classes {sorted(missing)}: add some"
+                )
             self.train, self.val = (BatchDataset(images[split], targets[split]) for split in (train, val))
             self.test = BatchDataset(*test)
         if stage == "predict":

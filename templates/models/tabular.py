@@ -18,7 +18,6 @@ from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
-    MulticlassROC,
 )
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
@@ -260,11 +259,11 @@ def draw_classes(predicted: Tensor, truth: Tensor, names: list[str]) -> dict[str
     """ROC of each class against the others, and the confusion matrix, of probabilities (N,) or (N, num_classes)."""
     binary = predicted.dim() == 1
     roc, axis = plt.subplots(figsize=(6, 6), layout="constrained")
-    curve = BinaryROC() if binary else MulticlassROC(len(names))
-    rates = curve(predicted, truth)
-    pairs = [(rates[0], rates[1])] if binary else list(zip(rates[0], rates[1], strict=True))
-    for name, (false_positive, true_positive) in zip(names[-1:] if binary else names, pairs, strict=True):
-        axis.plot(false_positive, true_positive, label=name)
+    scores = [(1, predicted)] if binary else list(enumerate(predicted.unbind(dim=1)))
+    for index, score in scores:
+        if 0 < (truth == index).sum() < len(truth):  # else there is nothing to tell apart
+            false_positive, true_positive, _ = BinaryROC()(score, truth == index)
+            axis.plot(false_positive, true_positive, label=names[index])
     axis.plot([0, 1], [0, 1], color="grey", linestyle="--")
     axis.set(xlabel="false positive rate", ylabel="true positive rate", title="Test rows")
     if len(names) <= 20:

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from conftest import Bake, Run
-from data_files import digits
+from data_files import digits, write_idx
 from faults.kills import Runner, load, runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
@@ -126,6 +127,38 @@ def test_data_that_go_bad_are_named(folders: Runner, pictures: Path, name: str) 
     assert said.startswith(f"error: {pictures}/")
     assert ".png" in said and said.endswith("mend or remove it")
     assert load(folder / "checkpoints" / "last.ckpt")["global_step"] > 0
+
+
+@pytest.mark.parametrize("lacking", ["every picture", "all but five", "a class"])
+def test_training_pictures_that_lack_are_said(bake: Bake, tmp_path: Path, lacking: str) -> None:
+    pictures, targets = digits(28)
+    train = {"every picture": 0, "all but five": 5, "a class": 1400}[lacking]
+    chosen = np.r_[np.flatnonzero(targets[:train] != 9) if lacking == "a class" else np.arange(train), 1400:1797]
+    write_idx(tmp_path / "MNIST" / "raw", pictures[chosen], targets[chosen], len(chosen) - 397)
+    runner = Runner(bake(variant="mnist-cnn", project_name="lacking").path, [])
+    assert runner.to_the_end(f"--data.data_dir={tmp_path}") == 1
+    said = sentence(runner)
+    if lacking == "every picture":
+        assert said == f"error: {tmp_path / 'MNIST'} holds a file that is damaged or not IDX: remove it"
+    else:
+        assert said.startswith(f"error: {tmp_path} has too few training pictures, or none of the classes [")
+        assert said.endswith("9]: add some")
+    assert runs(runner.project) == []
+
+
+def test_class_of_one_row_stays_with_the_training_rows(bake: Bake, tmp_path: Path) -> None:
+    rows = [f"{i % 7},{i},{'ab'[i % 2]}" for i in range(100)]
+    (tmp_path / "rows.csv").write_text("\n".join(["x,y,z", *rows, "9,9,c"]), encoding="utf-8")
+    runner = Runner(bake(variant="tabular", project_name="lacking").path, [])
+    flags = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
+    assert runner.to_the_end(f"--data.csv={tmp_path / 'rows.csv'}", "--data.target=z", *flags) == 0
+    assert "warn" not in runner.output.lower()
+
+
+@pytest.mark.parametrize("limit", ["--trainer.limit_train_batches=0", "--trainer.limit_val_batches=0"])
+def test_run_that_would_train_nothing_says_so(runner: Runner, limit: str) -> None:
+    assert runner.to_the_end(limit, "--trainer.max_epochs=1") == 1
+    assert "see --trainer.max_epochs and" in sentence(runner)
 
 
 def test_worker_that_dies_is_told_from_a_fault_of_the_code(folders: Runner, pictures: Path) -> None:

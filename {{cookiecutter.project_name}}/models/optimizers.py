@@ -36,6 +36,8 @@ def make_optimizer(
     steps = model.trainer.estimated_stepping_batches
     if isinf(steps):
         raise MisconfigurationException(f"scheduler {scheduler} needs an end: set max_epochs, or take scheduler none")
+    if steps < 1:
+        raise MisconfigurationException("no step would be trained: see --trainer.max_epochs and limit_train_batches")
     schedule: LRScheduler
     if scheduler == "onecycle":
         schedule = OneCycleLR(optimizer, max_lr=lr, total_steps=int(steps))

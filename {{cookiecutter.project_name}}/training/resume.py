@@ -112,6 +112,8 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def save(self) -> None:
+        if not self.rows:
+            return
         with replacing(self.file) as partial, open(partial, "w", newline="", encoding="utf-8") as text:
             writer = csv.DictWriter(text, sorted({key for row in self.rows for key in row}))
             writer.writeheader()

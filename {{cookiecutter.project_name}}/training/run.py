@@ -315,7 +315,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (OSError, FloatingPointError, MisconfigurationException, RuntimeError) as error:
-        dead_worker = "DataLoader worker" in str(error)
+        dead_worker = "DataLoader worker (pid" in str(error)
         if "--debug" in sys.argv or (type(error) is RuntimeError and not dead_worker):
             raise
         # From a worker process the message arrives below a traceback.

@@ -5,6 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
 from training.resume import compare_runs, write_json
 from training.run import RunCLI, load_checkpoint, print_metrics, run, save_learning_curves
 
@@ -22,9 +24,11 @@ def train(cli: RunCLI) -> None:
         print(f"going on with {run_dir.name} after step {cli.step}", flush=True)
     trainer.fit(model, datamodule=data, ckpt_path=cli.checkpoint, weights_only=True)
     best = cli.best.best_model_path
-    if not best:  # as under --trainer.fast_dev_run, which writes nothing
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.test(model, datamodule=data, verbose=False)
         return
+    if not best:
+        raise MisconfigurationException("no epoch was trained and validated: see --trainer.max_epochs and its limits")
     model, checkpoint = load_checkpoint(best)
     (metrics,) = trainer.test(model, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
