@@ -21,7 +21,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, default_convert
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset, default_convert
 from torchvision.datasets import CIFAR10
 from torchvision.transforms.v2.functional import normalize, resize, to_dtype
 
@@ -175,7 +175,8 @@ class MyDataModule(LightningDataModule):
                 raise MisconfigurationException(
                     f"{self.data_dir} has too few training pictures, or none of the classes {sorted(missing)}: add some"
                 )
-            self.train, self.val = (BatchDataset(images[split], targets[split]) for split in (train, val))
+            samples = BatchDataset(images, targets)  # of which the splits take no copy
+            self.train, self.val = (Subset(samples, split.tolist()) for split in (train, val))
             self.test = BatchDataset(*test)
         if stage == "predict":
             self.setup_predict()
@@ -204,7 +205,7 @@ class MyDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._loader(self.predict)
 
-    def _loader(self, dataset: BatchDataset, shuffle: bool = False) -> DataLoader:
+    def _loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         # On one device too: its order depends on the epoch alone, not on what ran before.
         sampler: DistributedSampler = DistributedSampler(dataset, replicas, rank, shuffle=shuffle)

@@ -18,17 +18,21 @@ EXAMPLES = 32  # test samples that are drawn; at most half of them wrong ones
 
 
 class CNN(nn.Sequential):
-    """A convolution, pooling and a linear layer: (N, C, H, W) float32 to logits (N, num_classes)."""
+    """A convolution, pooling and a linear layer: (N, C, H, W) float32 to logits (N, num_classes).
+
+    ReLU after pooling gives what it gives before, on a quarter of the numbers; a CPU pools faster with channels last.
+    """
 
     def __init__(self, image_shape: tuple[int, ...], num_classes: int, channels: int) -> None:
         in_channels, height, width = image_shape
         super().__init__(
             nn.Conv2d(in_channels, channels, kernel_size=3),
-            nn.ReLU(),
             nn.MaxPool2d(kernel_size=2),
+            nn.ReLU(),
             nn.Flatten(),
             nn.Linear(channels * ((height - 2) // 2) * ((width - 2) // 2), num_classes),
         )
+        self.to(memory_format=torch.channels_last)
 
 
 class MyModel(LightningModule):
