@@ -1,9 +1,10 @@
 # make demo: bakes the default project into demo/ and trains it.   make test: checks everything.
 # make torture: kills and resumes runs of every variant, for about twenty minutes.
+# make bench: measures baked projects against other programs, for about an hour.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test torture lint clean
+.PHONY: demo test torture bench lint clean
 
 demo: .venv/demo
 	rm -rf demo
@@ -16,6 +17,9 @@ test: .venv/test lint
 
 torture: .venv/test
 	$(BIN)/python tests/faults/torture.py
+
+bench: .venv/test
+	$(BIN)/python benchmarks/bench.py --output benchmarks/RESULTS.md
 
 lint: .venv/test
 	$(BIN)/ruff check .

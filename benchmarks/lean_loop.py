@@ -1,0 +1,44 @@
+"""The leanest loop for the network of `mnist-cnn`: `lean_loop.py DATA EPOCHS BATCH_SIZE`.
+
+The project's network, optimizer, schedule and arithmetic on tensors in memory, and nothing else: no log, no bar, no
+checkpoint, no Lightning loop. After each epoch the validation samples are classified, as the project does.
+"""
+
+import sys
+
+import torch
+from torch import nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import OneCycleLR
+from torchvision.datasets import MNIST
+
+torch.manual_seed(0)
+epochs, batch_size = map(int, sys.argv[2:])
+source = MNIST(sys.argv[1], train=True)
+order = torch.randperm(len(source.data), generator=torch.Generator().manual_seed(0))
+val, train = order.split([len(order) // 12, len(order) - len(order) // 12])
+images, targets = source.data.unsqueeze(1), source.targets
+
+
+class CNN(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 32, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(5408, 10))
+        self.to(memory_format=torch.channels_last)
+
+
+def prepare(batch: torch.Tensor) -> torch.Tensor:
+    return (images[batch].float() / 255 - 0.1307) / 0.3081
+
+
+net = CNN()
+optimizer = Adam(net.parameters(), lr=0.005)
+schedule = OneCycleLR(optimizer, max_lr=0.005, total_steps=epochs * -(-len(train) // batch_size))
+for _ in range(epochs):
+    for batch in train[torch.randperm(len(train))].split(batch_size):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(prepare(batch)), targets[batch]).backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        right = sum(int((net(prepare(batch)).argmax(1) == targets[batch]).sum()) for batch in val.split(batch_size))
+print("accuracy", right / len(val))
