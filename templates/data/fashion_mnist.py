@@ -182,4 +182,4 @@ class MyDataModule(LightningDataModule):
         images, *targets = batch
         if self.trainer and self.trainer.training and self.shift:
             images = random_shift(images, self.shift)
-        return normalize(to_dtype(images, torch.float32, scale=True), self.mean, self.std), *targets
+        return normalize(to_dtype(images, torch.float32, scale=True), self.mean, self.std, inplace=True), *targets

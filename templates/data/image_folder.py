@@ -255,6 +255,6 @@ class MyDataModule(LightningDataModule):
             margin, size = self.margin, self.image_shape[-1]
             images = random_shift(images, margin)[..., margin : margin + size, margin : margin + size]
             if self.flip:
-                mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-                images = torch.where(mirrored, images.flip(-1), images)
-        return normalize(to_dtype(images, torch.float32, scale=True), self.mean, self.std), *targets
+                mirrored = torch.rand(len(images), device=images.device) < 0.5
+                images[mirrored] = images[mirrored].flip(-1)
+        return normalize(to_dtype(images, torch.float32, scale=True), self.mean, self.std, inplace=True), *targets
