@@ -17,6 +17,13 @@ from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 EXAMPLES = 32  # test samples that are drawn; at most half of them wrong ones
 
 
+class ChannelsLast(nn.Module):
+    """(N, C, H, W) to (N, H, W, C): a view, as what is channels last in memory need not be copied."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1)
+
+
 class CNN(nn.Sequential):
     """A convolution, pooling and a linear layer: (N, C, H, W) float32 to logits (N, num_classes).
 
@@ -29,6 +36,7 @@ class CNN(nn.Sequential):
             nn.Conv2d(in_channels, channels, kernel_size=3),
             nn.MaxPool2d(kernel_size=2),
             nn.ReLU(),
+            ChannelsLast(),
             nn.Flatten(),
             nn.Linear(channels * ((height - 2) // 2) * ((width - 2) // 2), num_classes),
         )
