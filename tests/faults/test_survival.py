@@ -143,6 +143,16 @@ def test_only_what_may_change_is_changed_on_resuming(runner: Callable[..., Runne
     assert (config["model"]["lr"], config["trainer"]["max_epochs"]) == (0.01, 3)
 
 
+def test_kill_while_the_settings_are_written_leaves_the_old_ones(runner: Callable[..., Runner], tmp_path: Path) -> None:
+    project = runner()
+    folder = uninterrupted(project)
+    settings = (folder / "config.yaml").read_text(encoding="utf-8")
+    (tmp_path / "old.yaml").hardlink_to(folder / "config.yaml")
+    assert project.to_the_end("--resume", folder.name, "--trainer.max_epochs=4") == 0, project.output
+    assert (tmp_path / "old.yaml").read_text(encoding="utf-8") == settings  # replaced, never written over
+    assert "max_epochs: 4" in (folder / "config.yaml").read_text(encoding="utf-8")
+
+
 def test_nothing_to_resume_is_said(runner: Callable[..., Runner]) -> None:
     project = runner()
     assert project.to_the_end("--resume") == 1

@@ -40,6 +40,7 @@ from training.resume import (
     prepare_data,
     read_checkpoint,
     refuse_changes,
+    replacing,
     write_json,
 )
 
@@ -105,7 +106,7 @@ class RunCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             save_config_callback=SaveRun,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},  # which would not survive a kill
             parser_kwargs={
                 "default_config_files": [str((self.earlier or ROOT / "configs") / "config.yaml")],
                 "description": "Fits a model, then tests its best checkpoint.",
@@ -185,6 +186,9 @@ class SaveRun(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run_dir = Path(trainer.default_root_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with replacing(run_dir / "config.yaml") as partial:
+            partial.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
         if (file := run_dir / "run.json").exists():
             run = json.loads(file.read_text(encoding="utf-8"))
             write_json(file, run | {"resumed": [*run["resumed"], shlex.join(sys.argv)]})
