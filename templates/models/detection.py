@@ -50,10 +50,8 @@ def make_network(name: str, num_classes: int, anchor_sizes: list[int], frozen: b
     """
     if name in DETECTORS:
         return get_model(name, weights=None, weights_backbone=None, num_classes=num_classes + 1, **options)
-    norm = FrozenBatchNorm2d if frozen else nn.BatchNorm2d
-    backbone = resnet_fpn_backbone(
-        backbone_name=name, weights=None, norm_layer=norm, trainable_layers=3 if frozen else 5
-    )
+    norm, layers = (FrozenBatchNorm2d, 3) if frozen else (nn.BatchNorm2d, 5)
+    backbone = resnet_fpn_backbone(backbone_name=name, weights=None, norm_layer=norm, trainable_layers=layers)
     anchors = AnchorGenerator(tuple((size,) for size in anchor_sizes), ((0.5, 1.0, 2.0),) * len(anchor_sizes))
     return FasterRCNN(backbone, num_classes + 1, rpn_anchor_generator=anchors, **options)
 
@@ -222,9 +220,8 @@ class MyModel(LightningModule):
                 for (left, top, right, bottom), label in zip(boxes.tolist(), labels.tolist(), strict=True):
                     rectangle = plt.Rectangle((left, top), right - left, bottom - top, fill=False, color=colour)
                     axis.add_patch(rectangle)
-                    below = colour == "lime"
-                    where = (left, bottom) if below else (left, top)
-                    axis.annotate(names[label - 1], where, color=colour, va="top" if below else "bottom", fontsize=9)
+                    y, va = (bottom, "top") if colour == "lime" else (top, "bottom")
+                    axis.annotate(names[label - 1], (left, y), color=colour, va=va, fontsize=9)
         return {"test_samples": figure}
 
 

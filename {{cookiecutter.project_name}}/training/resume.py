@@ -34,13 +34,14 @@ MAY_CHANGE = ["checkpoint_minutes", "data.num_workers", "trainer.num_nodes", *(f
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Gives a file to write beside `file`, which it replaces once it is written and on the disk.
+    """Gives a file to write beside `file`, which it replaces once it is written and on the disk; makes its folder.
 
     Raises:
         OSError: It cannot be written; `file` is as it was.
     """
     partial = file.with_name(f"{file.name}.partial")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with open(partial, "rb") as written:
             os.fsync(written.fileno())
@@ -79,7 +80,6 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint whole or not at all, and reads none that is damaged or holds code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(Path(path)) as partial, open(partial, "wb") as file:
             torch.save(checkpoint, file)
 
@@ -122,12 +122,11 @@ class MetricsFile(Logger):
     @rank_zero_only
     def write(self) -> None:
         self.written_at = time.monotonic()
-        if not self.rows:
-            return
-        with replacing(self.file) as partial, open(partial, "w", newline="", encoding="utf-8") as text:
-            writer = csv.DictWriter(text, sorted({key for row in self.rows for key in row}))
-            writer.writeheader()
-            writer.writerows(self.rows)
+        if self.rows:
+            with replacing(self.file) as partial, open(partial, "w", newline="", encoding="utf-8") as text:
+                writer = csv.DictWriter(text, sorted({key for row in self.rows for key in row}))
+                writer.writeheader()
+                writer.writerows(self.rows)
 
     def finalize(self, status: str) -> None:
         self.write()

@@ -186,7 +186,6 @@ class SaveRun(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run_dir = Path(trainer.default_root_dir)
-        run_dir.mkdir(parents=True, exist_ok=True)
         with replacing(run_dir / "config.yaml") as partial:
             partial.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
         if (file := run_dir / "run.json").exists():
