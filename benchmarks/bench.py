@@ -291,6 +291,7 @@ def main() -> None:
     if len(list(options.data.glob("*-ubyte*"))) < 4:
         sys.exit(f"error: {options.data} lacks the four files of Fashion-MNIST: name their folder by --data")
     lines = ["| figure | against | goal | ratio (range) | project | other |", "|---|---|---|---|---|---|"]
+    about = f"{machine()}; {options.pairs} pairs a figure, one thread a process."
     with TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options.data, options.pairs)
         print("\n".join(lines), flush=True)
@@ -298,11 +299,10 @@ def main() -> None:
             for row in ROWS[name](bench):
                 print(row, flush=True)
                 lines.append(str(row))
-    about = f"{machine()}; {options.pairs} pairs a figure, one thread a process."
+            if options.output:  # after each, as all of them take an hour
+                text = "\n".join(["# Measured side by side", "", about, "", *lines, "", *bench.notes, ""])
+                options.output.write_text(text, encoding="utf-8")
     print("", *bench.notes, about, sep="\n")
-    if options.output:
-        text = "\n".join(["# Measured side by side", "", about, "", *lines, "", *bench.notes, ""])
-        options.output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
