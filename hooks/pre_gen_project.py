@@ -1,20 +1,22 @@
 """Refuses, in one sentence, answers that no working project can be made of."""
 
-import json
 import os
-import re
 import sys
 import unicodedata
-from contextlib import suppress
-from pathlib import Path
 
-NAME = json.loads(r""" {{ cookiecutter.project_name | tojson }} """)
+
+def read(digits: str) -> str:
+    """Text whose bytes are written as hexadecimal digits, so that whatever it holds, this file is Python."""
+    return bytes.fromhex(digits).decode("utf-8", "surrogatepass")
+
+
+NAME = read("{{ cookiecutter.project_name.encode('utf-8', 'surrogatepass').hex() }}")
 TEXTS = {
-    "description": json.loads(r""" {{ cookiecutter.description | tojson }} """),
-    "author": json.loads(r""" {{ cookiecutter.author | tojson }} """),
+    "description": read("{{ cookiecutter.description.encode('utf-8', 'surrogatepass').hex() }}"),
+    "author": read("{{ cookiecutter.author.encode('utf-8', 'surrogatepass').hex() }}"),
 }
 # Cruft does not say where it bakes.
-OUTPUT = json.loads(r""" {{ cookiecutter._output_dir | default("") | tojson }} """)
+OUTPUT = read("{{ (cookiecutter._output_dir | default('')).encode('utf-8', 'surrogatepass').hex() }}")
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
 PACKAGES = {
     *("conftest", "cookiecutter", "data", "faker", "jsonargparse", "lightning", "lightning_fabric", "matplotlib"),
@@ -26,7 +28,8 @@ PACKAGES = {
 
 def problem() -> str | None:
     """What is wrong with the answers, and what would be right."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", NAME):
+    portable = NAME.isascii() and NAME.replace("-", "_").isidentifier() and len(NAME) <= 64
+    if not portable or NAME.startswith("-"):
         return (
             f"project_name {NAME!r} is no portable folder name: take 1 to 64 letters, digits, '_' and '-', "
             "of which the first is a letter or '_'"
@@ -45,6 +48,9 @@ def problem() -> str | None:
 
 if message := problem():
     # Cookiecutter removes the innermost folder alone of a name like a/b; rmdir takes empty ones only.
+    from contextlib import suppress
+    from pathlib import Path
+
     output = Path(OUTPUT)
     parts = Path(NAME).parts if OUTPUT else ()
     if len(parts) > 1:
