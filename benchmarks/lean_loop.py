@@ -16,7 +16,7 @@ torch.manual_seed(0)
 epochs, batch_size = map(int, sys.argv[2:])
 source = MNIST(sys.argv[1], train=True)
 order = torch.randperm(len(source.data), generator=torch.Generator().manual_seed(0))
-val, train = order.split([len(order) // 12, len(order) - len(order) // 12])
+val, train = order.split([len(order) // 24, len(order) - len(order) // 24])
 images, targets = source.data.unsqueeze(1), source.targets
 
 
@@ -31,8 +31,8 @@ def prepare(batch: torch.Tensor) -> torch.Tensor:
 
 
 net = CNN()
-optimizer = Adam(net.parameters(), lr=0.005)
-schedule = OneCycleLR(optimizer, max_lr=0.005, total_steps=epochs * -(-len(train) // batch_size))
+optimizer = Adam(net.parameters(), lr=0.004, betas=(0.9, 0.99))
+schedule = OneCycleLR(optimizer, max_lr=0.004, total_steps=epochs * -(-len(train) // batch_size))
 for _ in range(epochs):
     for batch in train[torch.randperm(len(train))].split(batch_size):
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""The loop without Lightning of the notes, with its network and recipe, on Fashion-MNIST: `notes_cnn.py FOLDER`.
+"""The loop without Lightning of the notes, with its network and recipe, on Fashion-MNIST: `notes_cnn.py FOLDER SEED`.
 
 A picture at a time goes through PIL and ToTensor; Adam, 10 epochs of batches of 32. The test that the notes leave to
 their reader is added. It prints the accuracy.
@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-torch.manual_seed(0)
+torch.manual_seed(int(sys.argv[2]))
 
 
 class Network(nn.Module):

@@ -1,7 +1,8 @@
 """Time of a training step with next to no arithmetic, in several set-ups in turn, within one process.
 
 `python benchmarks/steps.py PROJECT DATA [--rounds 5] [--metrics 0]` prints a JSON object: microseconds a step of each
-set-up, one number a round. PROJECT is a baked `mnist-cnn`, DATA a folder with IDX files.
+set-up, one number a round. PROJECT is a baked `mnist-cnn`, DATA a folder with IDX files. Every Trainer fits the data
+module of the project, but for that of `tensors`, whose batches are normalised beforehand, as those of `loop` are.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import sys
 import time
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +26,7 @@ from torch.utils.data import DataLoader, default_convert
 from torchmetrics.classification import MulticlassAccuracy
 
 STEPS, WARM_UP = 1500, 300
-LIGHT = ["--trainer.max_epochs=1", "--data.shift=0", "--model.optimizer=sgd", "--trainer.limit_val_batches=1"]
+LIGHT = ["--trainer.max_epochs=1", "--data.batch_size=64", "--model.optimizer=sgd", "--trainer.limit_val_batches=1"]
 
 
 def tiny_network() -> nn.Module:
@@ -87,49 +89,54 @@ def main() -> None:
     from data.data_module import BatchDataset, MyDataModule  # type: ignore[attr-defined]
     from training.run import RunCLI
 
-    data = MyDataModule(data_dir=str(options.data), shift=0)
-    images, targets = data.on_after_batch_transfer(data.samples[0], 0)
-    images, targets = images[: 64 * STEPS], targets[: 64 * STEPS]
+    data_module = partial(MyDataModule, data_dir=str(options.data), batch_size=64)
+    off: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    bare_trainer = partial(
+        Trainer, max_epochs=1, accelerator="cpu", enable_model_summary=False, limit_val_batches=0, **off
+    )
 
-    def loader() -> DataLoader:
-        return DataLoader(BatchDataset(images, targets), 64, shuffle=True, collate_fn=default_convert)
+    def normalised() -> DataLoader:
+        data = data_module()
+        images, targets = data.on_after_batch_transfer(data.samples[0], 0)
+        samples = BatchDataset(images[: 64 * STEPS], targets[: 64 * STEPS])
+        return DataLoader(samples, 64, shuffle=True, collate_fn=default_convert)
 
     def loop() -> None:
         model = Plain()
         optimizer, schedule = (model.configure_optimizers()[key] for key in ("optimizer", "lr_scheduler"))
-        for batch in loader():
+        for batch in normalised():
             optimizer.zero_grad()
             model.training_step(batch, 0).backward()
             optimizer.step()
             schedule["scheduler"].step()
 
     def bare() -> None:
-        off: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-        Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **off).fit(Plain(), loader())
+        bare_trainer().fit(Plain(), datamodule=data_module())
+
+    def tensors() -> None:
+        bare_trainer().fit(Plain(), normalised())
 
     def common() -> None:
         with TemporaryDirectory() as folder:
             logger, bar = TensorBoardLogger(folder), RichProgressBar()
-            Trainer(max_epochs=1, accelerator="cpu", logger=logger, callbacks=[bar]).fit(Common(), loader())
+            trainer = Trainer(max_epochs=1, accelerator="cpu", logger=logger, callbacks=[bar], limit_val_batches=0)
+            trainer.fit(Common(), datamodule=data_module())
 
     def project(metrics: int = 0) -> None:
-        flags = [f"--data.data_dir={options.data}", *LIGHT, "--trainer.callbacks+=LearningRateMonitor"]
-        cli = RunCLI(flags)
+        cli = RunCLI([f"--data.data_dir={options.data}", *LIGHT])
         cli.model.net = tiny_network()
         if metrics:
             step = cli.model.training_step
 
-            def training_step(batch: Any, batch_idx: int) -> Tensor:
+            def training_step(batch: Any, batch_idx: int) -> dict[str, Tensor]:
                 loss = step(batch, batch_idx)
-                if (cli.model.global_step + 1) % cli.trainer.log_every_n_steps == 0:
-                    cli.model.log_dict({f"train/metric_{i}": loss for i in range(metrics)})
-                return loss
+                return {f"metric_{i}": loss.detach() for i in range(metrics)} | {"loss": loss}
 
             cli.model.training_step = training_step
-        with cli.last.handling_signals():
+        with cli.checkpoints.handling_signals():
             cli.trainer.fit(cli.model, datamodule=cli.datamodule)
 
-    modes: dict[str, Any] = {"loop": loop, "bare": bare, "common": common, "project": project}
+    modes: dict[str, Any] = {"loop": loop, "tensors": tensors, "bare": bare, "common": common, "project": project}
     modes |= {f"project, {n} metrics": lambda n=n: project(n) for n in options.metrics}
     result: dict[str, list[float]] = {name: [] for name in modes}
     for _ in range(options.rounds):

@@ -122,12 +122,13 @@ def test_every_question_and_choice_has_a_label() -> None:
 
 
 SURVIVAL = 330  # lines that all variants have so that a run survives, most of them in training/resume.py
+SPEED = 40  # and so that it is fast, on a GPU too
 
 
 @by_variant
 def test_project_stays_within_its_budget(bake: Bake, variant: str) -> None:
     lines = sum(len(code_lines(path.read_text(encoding="utf-8"))) for path in python_files(bake(variant=variant)))
-    assert lines <= (600 if variant == VARIANTS[0] else 900) + SURVIVAL
+    assert lines <= (600 if variant == VARIANTS[0] else 900) + SURVIVAL + SPEED
 
 
 def test_run_folders_have_their_place(bake: Bake) -> None:

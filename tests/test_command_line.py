@@ -102,7 +102,7 @@ def test_help_is_the_documentation(digits: Project) -> None:
     assert "data.class_names --> model.class_names" in text
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop", "adam_fused", "adamw_fused", "sgd_fused"])
 def test_optimizer_by_name(digits: Project, optimizer: str) -> None:
     train(digits, f"--model.optimizer={optimizer}", "--model.lr=0.01", "--trainer.precision=bf16-mixed")
     checkpoint = torch.load(newest(digits) / "checkpoints" / "last.ckpt", weights_only=True)
@@ -133,12 +133,11 @@ def test_callbacks_by_flag(digits: Project) -> None:
 
 def test_callbacks_by_uncommenting(bake: Bake) -> None:
     project = bake(fresh=True, project_name="uncommented")
-    for name in ("EarlyStopping", "LearningRateMonitor", "EMAWeightAveraging"):
+    for name in ("EarlyStopping", "EMAWeightAveraging"):
         uncomment(project, name)
     train(project, "--trainer.max_epochs=40", "--model.lr=0.000001")
     checkpoint = torch.load(newest(project) / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["epoch"] < 39, "EarlyStopping has not stopped the run"
-    assert "lr-Adam" in (newest(project) / "metrics.csv").read_text(encoding="utf-8").splitlines()[0]
     assert "current_model_state" in checkpoint
 
 

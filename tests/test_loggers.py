@@ -36,7 +36,7 @@ def logged_by_tensorboard(folder: Path) -> dict[str, float]:
 def logged_by_wandb(folder: Path) -> dict[str, float]:
     """Reads the protobuf strings of a run file: a key, the tag and length of its value, and the value as JSON."""
     (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    pairs = re.findall(rb"((?:train|val|test)/(?:loss|acc))\x82\x01.([0-9.e-]+)", file.read_bytes(), flags=re.DOTALL)
+    pairs = re.findall(rb"((?:train|val|test)/(?:acc|loss|lr))\x82\x01.([0-9.e-]+)", file.read_bytes(), flags=re.DOTALL)
     return {key.decode(): json.loads(value) for key, value in pairs}
 
 
@@ -64,7 +64,7 @@ def test_logger_gets_what_the_csv_file_gets(bake: Bake, logger: str) -> None:
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     last = {key: float(row[key]) for row in rows for key in row if "/" in key and row[key]}
-    assert set(last) == {"train/loss", "val/loss", "val/acc", "test/loss", "test/acc"}
+    assert set(last) == {"train/loss", "train/lr", "val/loss", "val/acc", "test/loss", "test/acc"}
     if logger in READERS:
         logged = READERS[logger](folder)
         assert {key: logged[key] for key in last} == pytest.approx(last, abs=1e-6)

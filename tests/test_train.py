@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from conftest import QUESTIONS, VARIANTS, Run, by, by_variant
+from conftest import QUESTIONS, VARIANTS, Bake, Run, by, by_variant
 from data_files import WRITERS, digits
 
 pytestmark = pytest.mark.slow
@@ -186,6 +186,30 @@ def test_pictures_of_the_run_show_something(train: Train, variant: str) -> None:
         picture = Image.open(run.folder / name)
         assert min(picture.size) >= 400
         assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 50
+
+
+FASTER = {
+    "a compiled network": ["--compile=default"],
+    "channels last, and TF32 if there were a GPU": ["--channels_last=true", "--matmul_precision=high"],
+    "samples on the device": ["--data.resident=true"],
+    "a fused optimizer": ["--model.optimizer=adam_fused"],
+}
+
+
+@pytest.mark.xdist_group("mnist-cnn")
+@pytest.mark.parametrize("flags", FASTER.values(), ids=FASTER)
+def test_what_makes_a_run_faster_changes_nothing_else(train: Train, flags: list[str]) -> None:
+    run = train("mnist-cnn")
+    expected = json.loads((run.folder / "test_metrics.json").read_text(encoding="utf-8"))
+    run.project.run("training/train.py", *run.data.flags, *flags)
+    measured = json.loads((run.project.runs()[-1] / "test_metrics.json").read_text(encoding="utf-8"))
+    assert measured == pytest.approx(expected, abs=5e-3)
+
+
+def test_resident_samples_and_workers_are_refused(bake: Bake) -> None:
+    flags = ("--data.resident=true", "--data.num_workers=1")
+    done = bake(variant="mnist-cnn").run("training/train.py", *flags, status=1)
+    assert done.stderr == "error: workers cannot read resident data: set data.num_workers to 0\n"
 
 
 @by_variant

@@ -13,7 +13,6 @@ from lightning import LightningDataModule
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, default_convert
-from torchvision.transforms.v2.functional import normalize, to_dtype
 
 from data.pictures import find_pictures, random_shift, read_picture
 
@@ -22,7 +21,7 @@ class BatchDataset(TensorDataset):
     """A `TensorDataset` that is read by the batch, with one indexing operation a tensor."""
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        return self[indices]
+        return self[torch.tensor(indices)]
 
 
 class MyDataModule(LightningDataModule):
@@ -111,4 +110,5 @@ class MyDataModule(LightningDataModule):
         images, *targets = batch
         if self.trainer and self.trainer.training and self.shift:
             images = random_shift(images, self.shift)
-        return normalize(to_dtype(images, torch.float32, scale=True), self.mean, self.std, inplace=True), *targets
+        (mean,), (std,) = self.mean, self.std
+        return images.float().sub_(255 * mean).div_(255 * std), *targets

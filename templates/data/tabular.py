@@ -40,7 +40,7 @@ class BatchDataset(TensorDataset):
     """A `TensorDataset` that is read by the batch, with one indexing operation a tensor."""
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        return self[indices]
+        return self[torch.tensor(indices)]
 
 
 def warn(message: str) -> None:

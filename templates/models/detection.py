@@ -96,7 +96,7 @@ class MyModel(LightningModule):
         proposals_test: Boxes that it passes on later.
         boxes_per_image: Boxes that the second stage trains on in each picture.
         lr: Learning rate: the peak of the one-cycle schedule, the start of the cosine.
-        optimizer: sgd has a momentum of 0.9, the others are as PyTorch has them.
+        optimizer: sgd has a momentum of 0.9, adam betas of 0.9 and 0.99; the others are as PyTorch has them.
         scheduler: Learning rate over the run: up and down in one cycle, down along a cosine, or constant.
         weight_decay: L2 penalty, decoupled from the gradient with adamw.
 
@@ -150,10 +150,7 @@ class MyModel(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.net(*batch)
-        loss = torch.stack(list(losses.values())).sum()
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train/loss", loss, prog_bar=True, batch_size=len(batch[0]))
-        return loss
+        return torch.stack(list(losses.values())).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._update(batch)

@@ -11,13 +11,17 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
+OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop", "adam_fused", "adamw_fused", "sgd_fused"]
 SchedulerName = Literal["onecycle", "cosine", "none"]
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": Adam,
+    "adam": partial(Adam, betas=(0.9, 0.99)),  # 0.999, PyTorch's second, remembers longer than a short run lasts
     "adamw": AdamW,
     "sgd": partial(SGD, momentum=0.9),
     "rmsprop": RMSprop,
+    # One kernel a step; under mixed precision gradients cannot be clipped.
+    "adam_fused": partial(Adam, betas=(0.9, 0.99), fused=True),
+    "adamw_fused": partial(AdamW, fused=True),
+    "sgd_fused": partial(SGD, momentum=0.9, fused=True),
 }
 
 

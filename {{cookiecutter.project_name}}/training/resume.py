@@ -20,7 +20,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning import LightningDataModule, LightningModule, Trainer, __version__
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -165,19 +165,24 @@ def prepare_data(data: LightningDataModule, checkpoint: Mapping[str, Any] | None
     data.train_dataloader = train_dataloader  # type: ignore[method-assign]
 
 
-class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`: written after each epoch, and between two steps when time or a signal asks for it.
+class Checkpoints(ModelCheckpoint):
+    """Keeps `best.ckpt` and `last.ckpt`: the latter after each epoch, and within one when time or a signal asks for it.
 
     The random numbers of a step depend on nothing but the seed and the number of the step, so that a run that goes on
-    from there ends with the same weights, bit by bit.
+    from `last.ckpt` ends with the same weights, bit by bit.
 
     Args:
-        file: What it writes.
+        folder: Where they are written.
+        monitor: Metric that decides which epoch is the best.
+        mode: min or max, whether less or more of it is better.
         minutes: Time between two checkpoints of one epoch.
     """
 
-    def __init__(self, file: Path, minutes: float) -> None:
-        self.file, self.minutes = file, minutes
+    state_key = "checkpoints"  # ModelCheckpoint composes its own anew at each hook of each step
+
+    def __init__(self, folder: Path, monitor: str, mode: str, minutes: float) -> None:
+        super().__init__(folder, "best", monitor, mode=mode, enable_version_counter=False)
+        self.file, self.minutes = folder / "last.ckpt", minutes
         self.seed = torch.initial_seed()
         self.signal: int | None = None
         self.handled: dict[int, Any] = {}
@@ -213,9 +218,10 @@ class LastCheckpoint(Checkpoint):
             sys.exit(128 + number)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seed": self.seed}
+        return super().state_dict() | {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         self.seed = state_dict["seed"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -262,10 +268,12 @@ class LastCheckpoint(Checkpoint):
         self._seed_step(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
         self.validated = True
         self._seed_step(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
         self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,6 +1,7 @@
 """What the commands share: the command line, the run folder, tables and curves."""
 
 import csv
+import ctypes
 import json
 import logging
 import os
@@ -17,11 +18,12 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -32,7 +34,7 @@ from rich.table import Table
 from data.data_module import MyDataModule
 from models.my_model import MyModel
 from training.resume import (
-    LastCheckpoint,
+    Checkpoints,
     MetricsFile,
     SafeCheckpointIO,
     find_run,
@@ -56,6 +58,10 @@ warnings.filterwarnings("ignore", message=".*smaller than the logging interval")
 warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning 2.6 on PyTorch 2.15
 warnings.filterwarnings("ignore", message=".*exists and is not empty")  # the logger's files are there already
 plt.switch_backend("agg")  # pictures go into files, never to a screen
+if sys.platform == "linux":
+    # What a step frees is kept for the next one: to ask the system for it anew takes a fifth of a small step.
+    ctypes.CDLL(None).mallopt(-1, 2**30)  # M_TRIM_THRESHOLD, bytes
+    ctypes.CDLL(None).mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the largest that glibc takes
 
 
 class PlainParser(LightningArgumentParser):
@@ -105,7 +111,7 @@ class RunCLI(LightningCLI):
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            save_config_callback=SaveRun,
+            save_config_callback=Recorder,
             save_config_kwargs={"save_to_log_dir": False},  # which would not survive a kill
             parser_kwargs={
                 "default_config_files": [str((self.earlier or ROOT / "configs") / "config.yaml")],
@@ -121,6 +127,14 @@ class RunCLI(LightningCLI):
         parser.add_argument("--monitor_mode", type=Literal["min", "max"], help="Whether less or more of it is better.")
         help_ = "Minutes after which last.ckpt is written within an epoch, too."
         parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=help_)
+        help_ = "How torch.compile compiles the network, if it does; reduce-overhead replays CUDA graphs."
+        modes = Literal["none", "default", "reduce-overhead", "max-autotune"]
+        parser.add_argument("--compile", type=modes, default="none", help=help_)
+        help_ = "Lays out the network's weights as (N, H, W, C), as tensor cores want them."
+        parser.add_argument("--channels_last", type=bool, default=False, help=help_)
+        help_ = "Of float32 matrix products; high lets a GPU use TF32."
+        precisions = Literal["highest", "high", "medium"]
+        parser.add_argument("--matmul_precision", type=precisions, default="highest", help=help_)
         help_ = "Goes on with the newest unfinished run, or with RUN in logs/; its settings hold, but for a few."
         parser.add_argument("--resume", nargs="?", const=True, metavar="RUN", help=help_)
         help_ = "Runs RUN in logs/ once more with its settings, and compares the test metrics."
@@ -162,27 +176,59 @@ class RunCLI(LightningCLI):
         callbacks = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         unwanted = (ProgressBar, type(None)) if config.enable_progress_bar is False else type(None)
         callbacks = [callback for callback in callbacks if not isinstance(callback, unwanted)]
-        mode, monitor, folder = self.config.monitor_mode, self.config.monitor, self.run_dir / "checkpoints"
-        self.best = ModelCheckpoint(folder, "best", monitor, mode=mode, enable_version_counter=False)
-        self.last = LastCheckpoint(folder / "last.ckpt", self.config.checkpoint_minutes)
-        config.callbacks = [*callbacks, self.best, self.last]
+        monitored, minutes = (self.config.monitor, self.config.monitor_mode), self.config.checkpoint_minutes
+        self.checkpoints = Checkpoints(self.run_dir / "checkpoints", *monitored, minutes)
+        config.callbacks = [*callbacks, self.checkpoints]
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:
             self.parser.error(str(error))
 
     def after_instantiate_classes(self) -> None:
-        """Makes the hyperparameters plain values, and the data begin where a resumed run stopped."""
+        """Makes the hyperparameters plain values, the network fast, and the data begin where a resumed run stopped."""
         for hparams in (self.model.hparams, self.datamodule.hparams):
             for key, value in hparams.items():
                 for plain in (int, float, str):  # checkpoints hold nothing else
                     if isinstance(value, plain) and not isinstance(value, bool):
                         hparams[key] = plain(value)
+        torch.set_float32_matmul_precision(self.config.matmul_precision)
+        if self.config.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.config.compile != "none":
+            self.model.net.compile(mode=self.config.compile)  # in place, so that the weights keep their names
         prepare_data(self.datamodule, self.state)
 
 
-class SaveRun(SaveConfigCallback):
-    """Writes `config.yaml` and `run.json` into the run folder, and shows the configuration to the logger."""
+class LeanProgressBar(RichProgressBar):
+    """Shows the loss of the step, and does nothing between two refreshes, as looking takes longer than a small step."""
+
+    loss = float("nan")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *batch: Any) -> None:
+        if outputs and (trainer.is_last_batch or (batch[1] + 1) % self.refresh_rate == 0):
+            self.loss = outputs["loss"].item() * trainer.accumulate_grad_batches  # by which it was divided
+            super().on_train_batch_end(trainer, pl_module, outputs, *batch)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return {"train/loss": self.loss} | super().get_metrics(trainer, pl_module)
+
+
+class Recorder(SaveConfigCallback):
+    """Writes `config.yaml` and `run.json`, and logs every `log_every_n_steps` steps what `training_step` returns.
+
+    That is the loss, or a dictionary with `loss` and other numbers, to which the next step's learning rate is added. It
+    goes straight to the loggers: each `self.log` in `training_step` would cost time at all other steps, too.
+    """
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *batch: Any) -> None:
+        stepped = trainer.is_last_batch or (batch[1] + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and outputs and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss = outputs["loss"] * trainer.accumulate_grad_batches  # by which it was divided
+            metrics = {f"train/{name}": float(value) for name, value in (outputs | {"loss": loss}).items()}
+            metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, trainer.global_step - 1)
+                logger.save()
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run_dir = Path(trainer.default_root_dir)

@@ -13,7 +13,7 @@ from training.run import RunCLI, load_checkpoint, print_metrics, run, save_learn
 
 def main(args: list[str] | None = None) -> None:
     cli = RunCLI(args)
-    with cli.last.handling_signals():
+    with cli.checkpoints.handling_signals():
         train(cli)
 
 
@@ -23,7 +23,7 @@ def train(cli: RunCLI) -> None:
     if cli.resumed and trainer.is_global_zero:
         print(f"going on with {run_dir.name} after step {cli.step}", flush=True)
     trainer.fit(model, datamodule=data, ckpt_path=cli.checkpoint, weights_only=True)
-    best = cli.best.best_model_path
+    best = cli.checkpoints.best_model_path
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         trainer.test(model, datamodule=data, verbose=False)
         return
@@ -38,8 +38,8 @@ def train(cli: RunCLI) -> None:
     for name, figure in model.figures().items():
         figure.savefig(run_dir / f"{name}.png", dpi=120)
     write_json(run_dir / "test_metrics.json", metrics)  # last: a run that has it is finished
-    score = cli.best.best_model_score
-    print(f"best epoch: {checkpoint['epoch']}, with {cli.best.monitor} {score:.4f}; its test metrics:")
+    score = cli.checkpoints.best_model_score
+    print(f"best epoch: {checkpoint['epoch']}, with {cli.checkpoints.monitor} {score:.4f}; its test metrics:")
     print_metrics(metrics)
     if cli.reproduced:
         compare_runs(cli.reproduced, run_dir)
