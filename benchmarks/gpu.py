@@ -103,7 +103,8 @@ def resident(bench: GPUBench) -> Iterator[Row]:
 
 
 def resnet(bench: GPUBench) -> Iterator[Row]:
-    folder, random, size = bench.folder / "cifar", np.random.default_rng(0), 256
+    folder, random = bench.folder / "cifar", np.random.default_rng(0)
+    size = 256 if bench.accelerator == "cuda" else 8
     folder.mkdir()
     pictures, targets = random.integers(0, 256, (12_500, 32, 32, 3), dtype=np.uint8), random.integers(0, 10, 12_500)
     write_cifar_batches(folder, pictures, targets, 12_000)

@@ -20,10 +20,15 @@ val, train = order.split([len(order) // 24, len(order) - len(order) // 24])
 images, targets = source.data.unsqueeze(1), source.targets
 
 
-class CNN(nn.Sequential):
+class CNN(nn.Module):
     def __init__(self) -> None:
-        super().__init__(nn.Conv2d(1, 32, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(5408, 10))
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 32, 3), nn.MaxPool2d(2), nn.ReLU())
+        self.head = nn.Linear(5408, 10)
         self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x).permute(0, 2, 3, 1).flatten(1))
 
 
 def prepare(batch: torch.Tensor) -> torch.Tensor:
