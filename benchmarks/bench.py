@@ -203,7 +203,7 @@ def epochs(bench: Bench) -> Iterator[Row]:
             peaks: Pairs = [(a["peak"], b["peak"]) for a, b in runs]
             more = sorted(own - other for own, other in peaks)
             bench.notes.append(
-                f"A default run's peak of memory is {median(more):.0f} MB ({more[0]:.0f} to {more[-1]:.0f}) above the lean"
+                f"The peak of memory is {median(more):.0f} MB ({more[0]:.0f} to {more[-1]:.0f}) above the lean"
                 " loop's; the goal is at most 155, the samples once as uint8 and 100."
             )
             yield Row("peak of resident memory", "lean loop", "-", peaks, "MB")
