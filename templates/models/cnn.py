@@ -28,7 +28,6 @@ class CNN(nn.Sequential):
     """A convolution, pooling and a linear layer: (N, C, H, W) float32 to logits (N, num_classes).
 
     ReLU after pooling gives what it gives before, on a quarter of the numbers; a CPU pools faster with channels last.
-    The linear layer starts from zero, as random weights on so many inputs have to be unlearnt first.
     """
 
     def __init__(self, image_shape: tuple[int, ...], num_classes: int, channels: int) -> None:
@@ -41,7 +40,6 @@ class CNN(nn.Sequential):
             nn.Flatten(),
             nn.Linear(channels * ((height - 2) // 2) * ((width - 2) // 2), num_classes),
         )
-        nn.init.zeros_(self[-1].weight)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)
 
 
