@@ -1,4 +1,4 @@
-"""The leanest loop for the network of `mnist-cnn`: `lean_loop.py DATA EPOCHS BATCH_SIZE`.
+"""The leanest loop for the network of `mnist-cnn`: `lean_loop.py DATA EPOCHS BATCH_SIZE PRECISION`.
 
 The project's network, optimizer, schedule and arithmetic on tensors in memory, and nothing else: no log, no bar, no
 checkpoint, no Lightning loop. After each epoch the validation samples are classified, as the project does.
@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torchvision.datasets import MNIST
 
 torch.manual_seed(0)
-epochs, batch_size = map(int, sys.argv[2:])
+epochs, batch_size = map(int, sys.argv[2:4])
+mixed = sys.argv[4] == "bf16-mixed"
 source = MNIST(sys.argv[1], train=True)
 order = torch.randperm(len(source.data), generator=torch.Generator().manual_seed(0))
 val, train = order.split([len(order) // 24, len(order) - len(order) // 24])
@@ -41,9 +42,11 @@ schedule = OneCycleLR(optimizer, max_lr=0.004, total_steps=epochs * -(-len(train
 for _ in range(epochs):
     for batch in train[torch.randperm(len(train))].split(batch_size):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(net(prepare(batch)), targets[batch]).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            logits = net(prepare(batch))
+        nn.functional.cross_entropy(logits.float(), targets[batch]).backward()
         optimizer.step()
         schedule.step()
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         right = sum(int((net(prepare(batch)).argmax(1) == targets[batch]).sum()) for batch in val.split(batch_size))
 print("accuracy", right / len(val))

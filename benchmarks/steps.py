@@ -26,7 +26,10 @@ from torch.utils.data import DataLoader, default_convert
 from torchmetrics.classification import MulticlassAccuracy
 
 STEPS, WARM_UP = 1500, 300
-LIGHT = ["--trainer.max_epochs=1", "--data.batch_size=64", "--model.optimizer=sgd", "--trainer.limit_val_batches=1"]
+LIGHT = [
+    *("--trainer.max_epochs=1", "--data.batch_size=64", "--model.optimizer=sgd", "--trainer.limit_val_batches=1"),
+    "--trainer.precision=32-true",  # which all others have
+]
 
 
 def tiny_network() -> nn.Module:

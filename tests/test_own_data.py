@@ -416,6 +416,17 @@ def test_recurrent_cell_by_name(texts: Variant, tmp_path: Path, cell: str) -> No
     assert texts(save(frame, tmp_path), f"--model.cell={cell}", "--model.layers=2").stderr == ""
 
 
+def test_pictures_are_turned_upright_and_cut_at_the_centre(bake: Bake, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(np.rot90(pixels)).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(pixels[:, 4:16]).save(tmp_path / "cut.png")
+    read = "import sys; from data import pictures; a, b = (pictures.read_picture(f, (8, 8), 3) for f in sys.argv[1:])"
+    compare = f"{read}; assert a.equal(b), (a, b)"
+    bake(variant="image-folder").run("-c", compare, tmp_path / "turned.png", tmp_path / "cut.png")
+
+
 def test_all_bad_masks_are_named_at_once(segmentation: Variant, tmp_path: Path) -> None:
     write_masks(tmp_path)
     images, masks = tmp_path / "images", tmp_path / "masks"

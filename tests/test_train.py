@@ -188,12 +188,29 @@ def test_pictures_of_the_run_show_something(train: Train, variant: str) -> None:
         assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 50
 
 
+PRECISE = "--trainer.precision=32-true"
 FASTER = {
     "a compiled network": ["--compile=default"],
-    "channels last, and TF32 if there were a GPU": ["--channels_last=true", "--matmul_precision=high"],
+    "channels last": ["--channels_last=true"],
+    "TF32, if there were a GPU": ["--matmul_precision=high"],
     "samples on the device": ["--data.resident=true"],
     "a fused optimizer": ["--model.optimizer=adam_fused"],
+    "bfloat16": ["--trainer.precision=bf16-mixed"],
 }
+IN_FORCE = """
+import json, sys, torch
+from training.run import RunCLI
+
+cli = RunCLI([*sys.argv[1:], "--model.scheduler=none"])
+in_force = {
+    "a compiled network": cli.model.net._compiled_call_impl is not None,
+    "channels last": cli.model.net.conv1.weight.is_contiguous(memory_format=torch.channels_last),
+    "TF32, if there were a GPU": torch.get_float32_matmul_precision() == "high",
+    "a fused optimizer": cli.model.configure_optimizers().defaults["fused"],
+    "bfloat16": cli.trainer.precision == "bf16-mixed",
+}
+print(json.dumps([name for name, held in in_force.items() if held]))
+"""
 
 
 @pytest.mark.xdist_group("mnist-cnn")
@@ -201,9 +218,36 @@ FASTER = {
 def test_what_makes_a_run_faster_changes_nothing_else(train: Train, flags: list[str]) -> None:
     run = train("mnist-cnn")
     expected = json.loads((run.folder / "test_metrics.json").read_text(encoding="utf-8"))
-    run.project.run("training/train.py", *run.data.flags, *flags)
+    run.project.run("training/train.py", *run.data.flags, PRECISE, *flags)
     measured = json.loads((run.project.runs()[-1] / "test_metrics.json").read_text(encoding="utf-8"))
     assert measured == pytest.approx(expected, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in FASTER if name != "samples on the device"])
+def test_what_makes_a_run_faster_is_in_force_when_asked_for(bake: Bake, name: str) -> None:
+    project = bake(variant="image-folder")
+    assert json.loads(project.run("-c", IN_FORCE, PRECISE, *FASTER[name]).stdout) == [name]
+    assert json.loads(project.run("-c", IN_FORCE, PRECISE).stdout) == []
+
+
+def test_precision_follows_the_processor_unless_it_is_given(bake: Bake) -> None:
+    project = bake(variant="mnist-cnn")
+    code = """
+import torch
+from training.run import fast_precision
+for gpu, native in ((False, False), (False, True), (True, False), (True, True)):
+    torch.cuda.is_available = lambda: gpu
+    torch.cuda.is_bf16_supported = lambda including_emulation: native and gpu
+    torch.cpu._is_avx512_bf16_supported = lambda: native and not gpu
+    print(*map(fast_precision, ("auto", "gpu", "cpu", "mps")))
+"""
+    full, mixed = "32-true", "bf16-mixed"
+    assert [line.split() for line in project.run("-c", code).stdout.splitlines()] == [
+        [full, full, full, full],
+        [mixed, full, mixed, full],
+        [full, full, full, full],
+        [mixed, mixed, full, full],
+    ]
 
 
 def test_resident_samples_and_workers_are_refused(bake: Bake) -> None:

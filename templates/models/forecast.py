@@ -97,7 +97,7 @@ class MyModel(LightningModule):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Scaled values (N, lookback, C) to scaled forecasts (N, horizon, C), both float32."""
-        return self.net(inputs)
+        return self.net(inputs).float()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         inputs, targets = batch

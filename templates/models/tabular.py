@@ -136,7 +136,7 @@ class MyModel(LightningModule):
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
         """Scaled numbers (N, F) float32 and categories (N, C) int64 to (N,), or to logits (N, num_classes) float32."""
-        output = self.net(numbers, categories)
+        output = self.net(numbers, categories).float()
         return output if self.hparams["task"] == "multiclass" else output.squeeze(1)
 
     def predict_targets(self, output: Tensor) -> Tensor:

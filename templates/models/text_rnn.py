@@ -92,7 +92,7 @@ class MyModel(LightningModule):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (N, L) int64, padded with 0, to logits (N, num_classes) float32."""
-        return self.net(tokens)
+        return self.net(tokens).float()
 
     def on_fit_start(self) -> None:
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]

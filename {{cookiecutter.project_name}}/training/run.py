@@ -154,6 +154,8 @@ class RunCLI(LightningCLI):
             self.parser.error(f"trainer.max_epochs {self.config.trainer.max_epochs}: the run has had {epochs} already")
         if self.config.trainer.fast_dev_run:
             self.config.trainer.logger = None
+        if self.config.trainer.precision is None:
+            self.config.trainer.precision = fast_precision(self.config.trainer.accelerator)
         loggers = self.config.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
@@ -197,6 +199,15 @@ class RunCLI(LightningCLI):
         if self.config.compile != "none":
             self.model.net.compile(mode=self.config.compile)  # in place, so that the weights keep their names
         prepare_data(self.datamodule, self.state)
+
+
+def fast_precision(accelerator: str) -> Literal["bf16-mixed", "32-true"]:
+    """Mixed precision with bfloat16 where the processor computes in it, else float32."""
+    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = accelerator in ("auto", "cpu") and torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if native else "32-true"
 
 
 class LeanProgressBar(RichProgressBar):
