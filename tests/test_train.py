@@ -136,7 +136,8 @@ def test_pictures_are_predicted_as_the_exported_networks_do(train: Train, varian
             probability, index = logits.softmax(dim=1).max(dim=1)
             assert [names[i] for i in index] == [row["class"] for row in rows]
             expected = torch.tensor([row["probability"] for row in rows])
-            torch.testing.assert_close(probability, expected, rtol=0, atol=1e-3)
+            rounding = 1e-3 if checkpoint["precision"] == "32-true" else 1e-2  # exported networks have float32
+            torch.testing.assert_close(probability, expected, rtol=0, atol=rounding)
     assert sorted(path.name for path in run.best.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
