@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
@@ -211,12 +212,14 @@ def fast_precision(accelerator: str) -> Literal["bf16-mixed", "32-true"]:
 
 
 class LeanProgressBar(RichProgressBar):
-    """Shows the loss of the step, and does nothing between two refreshes, as looking takes longer than a small step."""
+    """Shows the loss of the step; between two refreshes it does nothing, as looking takes longer than a small step."""
 
-    loss = float("nan")
+    loss, drawn = float("nan"), 0.0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *batch: Any) -> None:
-        if outputs and (trainer.is_last_batch or (batch[1] + 1) % self.refresh_rate == 0):
+        now = time.monotonic()
+        if outputs and ((now - self.drawn) * self.refresh_rate >= 1 or trainer.is_last_batch):
+            self.drawn = now
             self.loss = outputs["loss"].item() * trainer.accumulate_grad_batches  # by which it was divided
             super().on_train_batch_end(trainer, pl_module, outputs, *batch)
 
