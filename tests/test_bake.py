@@ -122,7 +122,7 @@ def test_every_question_and_choice_has_a_label() -> None:
 
 
 SURVIVAL = 330  # lines that all variants have so that a run survives, most of them in training/resume.py
-SPEED = 40  # and so that it is fast, on a GPU too
+SPEED = 48  # and so that it is fast, on a GPU too
 
 
 @by_variant
