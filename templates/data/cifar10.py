@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, Te
 from torchvision.datasets import CIFAR10
 from torchvision.transforms.v2.functional import normalize, resize, to_dtype
 
-from data.pictures import find_pictures, random_shift, read_picture
+from data.pictures import find_pictures, random_crop, read_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32  # height and width in pixels, as the files have them
@@ -232,7 +232,7 @@ class MyDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, *targets = batch
         if self.trainer and self.trainer.training:
-            images = random_shift(images, self.shift)
+            images = random_crop(images, images.shape[2:], self.shift)
             if self.flip:
                 mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
                 images = torch.where(mirrored, images.flip(-1), images)

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, default_convert
 
-from data.pictures import find_pictures, random_shift, read_picture
+from data.pictures import find_pictures, random_crop, read_picture
 
 
 class BatchDataset(TensorDataset):
@@ -109,6 +109,6 @@ class MyDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, *targets = batch
         if self.trainer and self.trainer.training and self.shift:
-            images = random_shift(images, self.shift)
+            images = random_crop(images, images.shape[2:], self.shift)
         (mean,), (std,) = self.mean, self.std
         return images.float().sub_(255 * mean).div_(255 * std), *targets

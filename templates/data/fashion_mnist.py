@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset, default_convert
 from torchvision.datasets import FashionMNIST
 
-from data.pictures import find_pictures, random_shift, read_picture
+from data.pictures import find_pictures, random_crop, read_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -190,6 +190,6 @@ class MyDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, *targets = batch
         if self.trainer and self.trainer.training and self.shift:
-            images = random_shift(images, self.shift)
+            images = random_crop(images, images.shape[2:], self.shift)
         (mean,), (std,) = self.mean, self.std
         return images.float().sub_(255 * mean).div_(255 * std), *targets

@@ -252,7 +252,7 @@ class MyDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, *targets = batch
         if self.trainer and self.trainer.training:
-            images = random_crop(images, (self.image_shape[1], self.image_shape[2]))
+            images = random_crop(images, self.image_shape[1:])
             if self.flip:
                 mirrored = torch.rand(len(images), device=images.device) < 0.5
                 images[mirrored] = images[mirrored].flip(-1)

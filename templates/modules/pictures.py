@@ -1,4 +1,4 @@
-"""Reading picture files and shifting pictures at random."""
+"""Reading picture files and cropping pictures at random."""
 
 import warnings
 from collections.abc import Sequence
@@ -76,16 +76,13 @@ def read_picture(file: Path, size: tuple[int, int], channels: int) -> Tensor:
     return resize(pixels, [height, width])  # which takes a third of the time of Pillow's
 
 
-def random_crop(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cuts `size`, height and width in pixels, out of each picture of (N, C, H, W) at a place of its own."""
-    windows = pictures.unfold(2, size[0], 1).unfold(3, size[1], 1)  # a view, by offset
+def random_crop(pictures: Tensor, size: Sequence[int], padding: int = 0) -> Tensor:
+    """Cuts `size`, height and width in pixels, out of each picture of (N, C, H, W) at a place of its own.
+
+    Before that, `padding` pixels of black are added on each side.
+    """
+    windows = pad(pictures, [padding] * 4).unfold(2, size[0], 1).unfold(3, size[1], 1)  # a view, by offset
     count, _, height, width = windows.shape[:4]
     rows = torch.randint(height, (count,), device=pictures.device)
     columns = torch.randint(width, (count,), device=pictures.device)
     return windows[torch.arange(count, device=pictures.device), :, rows, columns]
-
-
-def random_shift(pictures: Tensor, pixels: int) -> Tensor:
-    """Shifts each picture of (N, C, H, W) by its own offset of up to `pixels` a side, filling up with black."""
-    height, width = pictures.shape[2:]
-    return random_crop(pad(pictures, [pixels] * 4), (height, width))
