@@ -231,6 +231,46 @@ def test_what_makes_a_run_faster_is_in_force_when_asked_for(bake: Bake, name: st
     assert json.loads(project.run("-c", IN_FORCE, PRECISE).stdout) == []
 
 
+@pytest.mark.parametrize("variant", ["mnist-cnn", "fashion-mnist-mlp", "cifar10-resnet18"])
+def test_resident_samples_are_on_the_device(bake: Bake, variant: str, tmp_path: Path) -> None:
+    code = """
+import sys
+from types import SimpleNamespace
+from data.data_module import MyDataModule
+for resident in (False, True):
+    data = MyDataModule(sys.argv[1], resident=resident)
+    device = "meta"  # one that every machine has
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
+    data.setup("fit")
+    parts = (data.train.dataset, data.val.dataset, data.test)
+    print(*(tensor.device for part in parts for tensor in part.tensors))
+"""
+    WRITERS[variant](tmp_path)
+    done = bake(variant=variant).run("-c", code, tmp_path)
+    assert [line.split() for line in done.stdout.splitlines()] == [["cpu"] * 6, ["meta"] * 6]
+
+
+def test_bar_is_drawn_by_time_so_that_it_moves_where_steps_are_slow(bake: Bake) -> None:
+    code = """
+from itertools import count
+from types import SimpleNamespace
+import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from training import run
+drawn = []
+RichProgressBar.on_train_batch_end = lambda bar, trainer, model, outputs, batch, index: drawn.append(index)
+for seconds in (1.0, 0.02):
+    run.time = SimpleNamespace(monotonic=count(100.0, seconds).__next__)
+    bar = run.LeanProgressBar(refresh_rate=20)
+    for index in range(6):
+        trainer = SimpleNamespace(is_last_batch=index == 5, accumulate_grad_batches=1)
+        bar.on_train_batch_end(trainer, None, {"loss": torch.tensor(0.5)}, None, index)
+    print(drawn)
+    drawn.clear()
+"""
+    assert bake().run("-c", code).stdout.splitlines() == ["[0, 1, 2, 3, 4, 5]", "[0, 3, 5]"]
+
+
 def test_precision_follows_the_processor_unless_it_is_given(bake: Bake) -> None:
     project = bake(variant="mnist-cnn")
     code = """
