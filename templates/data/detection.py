@@ -299,10 +299,8 @@ class MyDataModule(LightningDataModule):
         else:
             content, ids = self.coco["train"]
             short, long = self.image_size
-            scale = {}
-            for image in content["images"]:
-                shape = image["width"], image["height"]
-                scale[image["id"]] = min(short / min(shape), long / max(shape))
+            shapes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+            scale = {i: min(short / min(shape), long / max(shape)) for i, shape in shapes.items()}
             there = set(ids)
             annotations = [box for box in content["annotations"] if box["image_id"] in there]
             areas = [box["bbox"][2] * box["bbox"][3] * scale[box["image_id"]] ** 2 for box in annotations]

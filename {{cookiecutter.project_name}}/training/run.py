@@ -25,7 +25,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from matplotlib import pyplot as plt
@@ -112,8 +112,7 @@ class RunCLI(LightningCLI):
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            save_config_callback=Recorder,
-            save_config_kwargs={"save_to_log_dir": False},  # which would not survive a kill
+            save_config_callback=None,  # its file would not survive a kill: Recorder writes one that does
             parser_kwargs={
                 "default_config_files": [str((self.earlier or ROOT / "configs") / "config.yaml")],
                 "description": "Fits a model, then tests its best checkpoint.",
@@ -178,10 +177,8 @@ class RunCLI(LightningCLI):
         config.logger = [MetricsFile(self.run_dir / "metrics.csv", self.step), *loggers]
         callbacks = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
         unwanted = (ProgressBar, type(None)) if config.enable_progress_bar is False else type(None)
-        callbacks = [callback for callback in callbacks if not isinstance(callback, unwanted)]
-        monitored, minutes = (self.config.monitor, self.config.monitor_mode), self.config.checkpoint_minutes
-        self.checkpoints = Checkpoints(self.run_dir / "checkpoints", *monitored, minutes)
-        config.callbacks = [*callbacks, self.checkpoints]
+        self.checkpoints = Recorder(self.run_dir, self.parser, self.config)
+        config.callbacks = [*(each for each in callbacks if not isinstance(each, unwanted)), self.checkpoints]
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:
@@ -227,28 +224,24 @@ class LeanProgressBar(RichProgressBar):
         return {"train/loss": self.loss} | super().get_metrics(trainer, pl_module)
 
 
-class Recorder(SaveConfigCallback):
-    """Writes `config.yaml` and `run.json`, and logs every `log_every_n_steps` steps what `training_step` returns.
+class Recorder(Checkpoints):
+    """Keeps the checkpoints, writes `config.yaml` and `run.json`, and logs what `training_step` returns.
 
     That is the loss, or a dictionary with `loss` and other numbers, to which the next step's learning rate is added. It
-    goes straight to the loggers: each `self.log` in `training_step` would cost time at all other steps, too.
+    goes straight to the loggers, every `log_every_n_steps` steps: each `self.log` in `training_step` would cost time at
+    all other steps, too, as each further callback would.
     """
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *batch: Any) -> None:
-        stepped = trainer.is_last_batch or (batch[1] + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and outputs and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            loss = outputs["loss"] * trainer.accumulate_grad_batches  # by which it was divided
-            metrics = {f"train/{name}": float(value) for name, value in (outputs | {"loss": loss}).items()}
-            metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics, trainer.global_step - 1)
-                logger.save()
+    def __init__(self, run_dir: Path, parser: LightningArgumentParser, config: Namespace) -> None:
+        super().__init__(run_dir / "checkpoints", config.monitor, config.monitor_mode, config.checkpoint_minutes)
+        self.run_dir, self.parser, self.config = run_dir, parser, config
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        run_dir = Path(trainer.default_root_dir)
-        with replacing(run_dir / "config.yaml") as partial:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
+            return
+        with replacing(self.run_dir / "config.yaml") as partial:
             partial.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
-        if (file := run_dir / "run.json").exists():
+        if (file := self.run_dir / "run.json").exists():
             run = json.loads(file.read_text(encoding="utf-8"))
             write_json(file, run | {"resumed": [*run["resumed"], shlex.join(sys.argv)]})
             return
@@ -267,6 +260,17 @@ class Recorder(SaveConfigCallback):
             "packages": dict(sorted((package.name, package.version) for package in distributions())),
         }
         write_json(file, run)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *batch: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, *batch)
+        stepped = trainer.is_last_batch or (batch[1] + 1) % trainer.accumulate_grad_batches == 0
+        if stepped and outputs and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss = outputs["loss"] * trainer.accumulate_grad_batches  # by which it was divided
+            metrics = {f"train/{name}": float(value) for name, value in (outputs | {"loss": loss}).items()}
+            metrics["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, trainer.global_step - 1)
+                logger.save()
 
 
 def newest_checkpoint() -> Path:
