@@ -231,6 +231,31 @@ def test_what_makes_a_run_faster_is_in_force_when_asked_for(bake: Bake, name: st
     assert json.loads(project.run("-c", IN_FORCE, PRECISE).stdout) == []
 
 
+def test_convolution_and_pooling_of_onednn_are_those_of_pytorch(bake: Bake) -> None:
+    code = """
+import torch
+from models import my_model
+
+for dtype, supported in list(my_model.ONEDNN.items()):
+    for in_channels, channels, side in ((1, 32, 28), (3, 33, 9)):
+        torch.manual_seed(0)
+        block = my_model.ConvPool(in_channels, channels)
+        images = torch.randn(5, in_channels, side, side, requires_grad=True)
+        found, names = [], []
+        for my_model.ONEDNN[dtype] in (supported, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                pooled = block(images)
+            names.append(pooled.grad_fn.name())
+            gradients = torch.autograd.grad(pooled.float().square().sum(), [images, *block.parameters()])
+            found.append([pooled, *gradients])
+        assert [name == "ToDenseBackward0" for name in names] == [supported, False], names
+        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+        for own, other in zip(*found, strict=True):
+            torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
+"""
+    bake(variant="mnist-cnn").run("-c", code)
+
+
 @pytest.mark.parametrize("variant", ["mnist-cnn", "fashion-mnist-mlp", "cifar10-resnet18"])
 def test_resident_samples_are_on_the_device(bake: Bake, variant: str, tmp_path: Path) -> None:
     code = """

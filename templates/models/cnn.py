@@ -15,32 +15,46 @@ from torchvision.transforms.v2 import Normalize
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
 EXAMPLES = 32  # test samples that are drawn; at most half of them wrong ones
+ONEDNN = {torch.float32: torch.cpu._is_avx2_supported(), torch.bfloat16: torch.cpu._is_avx512_bf16_supported()}
 
 
-class ChannelsLast(nn.Module):
-    """(N, C, H, W) to (N, H, W, C): a view, as what is channels last in memory need not be copied."""
+class ConvPool(nn.Module):
+    """A convolution and the maxima of two by two: (N, C, H, W) float32 to (N, channels, (H - 2) // 2, (W - 2) // 2).
+
+    Where it trains on an x86 processor, oneDNN computes both in its own layout: a step takes two thirds of the time, as
+    one byte, not eight, says where each maximum was.
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, kernel_size=3)
+        self.pool = nn.MaxPool2d(kernel_size=2)
+        self.to(memory_format=torch.channels_last)  # a CPU pools faster with it
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 1)
+        conv, pool = self.conv, self.pool
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if not (self.training and x.device.type == "cpu" and ONEDNN.get(dtype)) or torch.compiler.is_compiling():
+            return pool(conv(x))
+        weight, bias = (parameter.to(dtype) for parameter in conv.parameters())
+        x = torch.mkldnn_convolution(x.to_mkldnn(dtype), weight, bias, conv.padding, conv.stride, conv.dilation, 1)  # type: ignore[arg-type]
+        return torch.mkldnn_max_pool2d(x, pool.kernel_size, pool.stride).to_dense()
 
 
 class CNN(nn.Sequential):
     """A convolution, pooling and a linear layer: (N, C, H, W) float32 to logits (N, num_classes).
 
-    ReLU after pooling gives what it gives before, on a quarter of the numbers; a CPU pools faster with channels last.
+    ReLU after pooling gives what it gives before, on a quarter of the numbers.
     """
 
     def __init__(self, image_shape: tuple[int, ...], num_classes: int, channels: int) -> None:
         in_channels, height, width = image_shape
         super().__init__(
-            nn.Conv2d(in_channels, channels, kernel_size=3),
-            nn.MaxPool2d(kernel_size=2),
-            nn.ReLU(),
-            ChannelsLast(),
+            ConvPool(in_channels, channels),
+            nn.ReLU(inplace=True),
             nn.Flatten(),
             nn.Linear(channels * ((height - 2) // 2) * ((width - 2) // 2), num_classes),
         )
-        self.to(memory_format=torch.channels_last)
 
 
 class MyModel(LightningModule):
