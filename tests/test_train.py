@@ -256,6 +256,11 @@ for dtype, supported in list(my_model.ONEDNN.items()):
     bake(variant="mnist-cnn").run("-c", code)
 
 
+def test_anomalies_are_detected_in_the_small_cnn_too(bake: Bake) -> None:
+    flags = ["--trainer.detect_anomaly=true", "--trainer.max_epochs=1"]
+    assert "test/acc" in bake().run("training/train.py", *flags).stdout  # oneDNN's tensors cannot be looked at
+
+
 @pytest.mark.parametrize("variant", ["mnist-cnn", "fashion-mnist-mlp", "cifar10-resnet18"])
 def test_resident_samples_are_on_the_device(bake: Bake, variant: str, tmp_path: Path) -> None:
     code = """

@@ -34,7 +34,8 @@ class ConvPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         conv, pool = self.conv, self.pool
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        if not (self.training and x.device.type == "cpu" and ONEDNN.get(dtype)) or torch.compiler.is_compiling():
+        special = torch.compiler.is_compiling() or torch.is_anomaly_enabled()
+        if special or not (self.training and x.device.type == "cpu" and ONEDNN.get(dtype)):
             return pool(conv(x))
         weight, bias = (parameter.to(dtype) for parameter in conv.parameters())
         x = torch.mkldnn_convolution(x.to_mkldnn(dtype), weight, bias, conv.padding, conv.stride, conv.dilation, 1)  # type: ignore[arg-type]
@@ -51,7 +52,7 @@ class CNN(nn.Sequential):
         in_channels, height, width = image_shape
         super().__init__(
             ConvPool(in_channels, channels),
-            nn.ReLU(inplace=True),
+            nn.ReLU(),
             nn.Flatten(),
             nn.Linear(channels * ((height - 2) // 2) * ((width - 2) // 2), num_classes),
         )

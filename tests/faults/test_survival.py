@@ -165,7 +165,9 @@ def test_what_differs_is_said_where_a_run_is_not_reproduced(runner: Callable[...
     project = runner()
     folder = uninterrupted(project)
     model = project.project / "models" / "my_model.py"
-    model.write_text(model.read_text(encoding="utf-8").replace("nn.ReLU()", "nn.Tanh()"), encoding="utf-8")
+    code = model.read_text(encoding="utf-8")
+    assert "nn.ReLU()" in code
+    model.write_text(code.replace("nn.ReLU()", "nn.Tanh()"), encoding="utf-8")
     assert project.to_the_end("--reproduce", folder.name) == 1
     *_, last = project.output.splitlines()
     assert last.startswith("error: not reproduced: test/")
