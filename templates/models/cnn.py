@@ -96,7 +96,7 @@ class MyModel(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pictures (N, C, H, W) float32 to logits (N, num_classes) float32."""
-        return self.net(images).float()
+        return self.net(images.to(self.dtype)).float()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = batch

@@ -140,16 +140,21 @@ class MyModel(LightningModule):
         self.map = MeanAveragePrecision()
         self.map.warn_on_many_detections = False
 
-    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Pictures (3, H, W) float32 in [0, 1] to boxes (K, 4), labels (K,) from 1 on, and scores (K,) of each."""
-        return self.net(images)
+    def forward(self, images: list[Tensor], targets: list[dict[str, Any]] | None = None) -> Any:
+        """Pictures (3, H, W) float32 in [0, 1] to boxes (K, 4), labels (K,) from 1 on, and scores (K,) of each.
+
+        In training, with targets, to the losses by name.
+        """
+        return self.net([image.to(self.dtype) for image in images], targets)
 
     def setup(self, stage: str) -> None:
+        if (precision := self.trainer.precision) in ("bf16-true", "16-true"):
+            raise MisconfigurationException(f"torchvision selects no boxes in {precision}: take bf16-mixed or 16-mixed")
         if stage == "fit" and self.hparams["weights"] and not self.trainer.ckpt_path:
             load_pretrained(self.net, self.hparams["network"], self.hparams["weights"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.net(*batch)
+        losses = self(*batch)
         return torch.stack(list(losses.values())).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -178,10 +183,8 @@ class MyModel(LightningModule):
     def _log_map(self, stage: str) -> None:
         values = self.map.compute()
         self.map.reset()
-        metrics = {f"{stage}/map": values["map"], f"{stage}/map_50": values["map_50"]}
-        self.log_dict(
-            {name: value.to(self.device) for name, value in metrics.items()}, prog_bar=stage == "val", sync_dist=True
-        )
+        for name in ("map", "map_50"):
+            self.log(f"{stage}/{name}", values[name].to(self.device), prog_bar=stage == "val", sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Any]]:
         """The boxes, labels and scores of each picture of a batch, as `forward` gives them."""

@@ -97,7 +97,7 @@ class MyModel(LightningModule):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Scaled values (N, lookback, C) to scaled forecasts (N, horizon, C), both float32."""
-        return self.net(inputs).float()
+        return self.net(inputs.to(self.dtype)).float()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         inputs, targets = batch
@@ -136,9 +136,9 @@ class MyModel(LightningModule):
             for error, (name, (_, std)) in zip(errors, self.hparams["scale"].items(), strict=True):
                 self.log(f"test/mae_of_{name}", error * std, sync_dist=True)
         self.step_errors = {
-            "network": self.by_step.compute().reshape(-1).cpu(),
-            "naive": self.naive_by_step.compute().reshape(-1).cpu(),
-            "linear": self.linear_by_step.compute().reshape(-1).cpu(),
+            "network": self.by_step.compute().reshape(-1).float().cpu(),
+            "naive": self.naive_by_step.compute().reshape(-1).float().cpu(),
+            "linear": self.linear_by_step.compute().reshape(-1).float().cpu(),
         }
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, list[Any]]:

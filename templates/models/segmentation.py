@@ -98,7 +98,7 @@ class MyModel(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pictures (N, 3, H, W) float32 to logits (N, num_classes, H, W) float32."""
-        return self.net(images).float()
+        return self.net(images.to(self.dtype)).float()
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.hparams["weights"] and not self.trainer.ckpt_path:

@@ -136,7 +136,7 @@ class MyModel(LightningModule):
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
         """Scaled numbers (N, F) float32 and categories (N, C) int64 to (N,), or to logits (N, num_classes) float32."""
-        output = self.net(numbers, categories).float()
+        output = self.net(numbers.to(self.dtype), categories).float()
         return output if self.hparams["task"] == "multiclass" else output.squeeze(1)
 
     def predict_targets(self, output: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ class MyModel(LightningModule):
         """What the test showed, by file name: predictions and residuals, or ROC and confusion matrix."""
         predicted, truth = torch.cat(self.predicted), torch.cat(self.truth)
         if self.hparams["task"] == "regression":
-            return draw_regression(predicted, truth, self.hparams["target"])
+            return draw_regression(predicted, truth.float(), self.hparams["target"])
         return draw_classes(predicted, truth, self.hparams["class_names"])
 
 
