@@ -36,6 +36,7 @@ sys.path.insert(0, str(TEMPLATE / "tests"))
 from data_files import write_idx  # noqa: E402
 
 Pairs = list[tuple[float, float]]
+GPU = "No GPU was measured: `gpu.py` beside this file does that."
 THREADS = 2  # of the runs that are timed as a whole; all others have one
 
 
@@ -369,9 +370,10 @@ def main() -> None:
                 print(row, flush=True)
                 lines.append(str(row))
             if options.output:  # after each, as all of them take an hour
-                text = "\n".join(["# Measured side by side", "", about, "", *lines, "", *bench.notes, ""])
+                notes = [f"- {note}" for note in [*bench.notes, GPU]]
+                text = "\n".join(["# Measured side by side", "", about, "", *lines, "", *notes, ""])
                 options.output.write_text(text, encoding="utf-8")
-    print("", *bench.notes, about, sep="\n")
+    print("", *bench.notes, GPU, about, sep="\n")
 
 
 if __name__ == "__main__":
