@@ -53,6 +53,8 @@ def uncomment(project: Project, name: str) -> None:
         ("--trainer.max_epoch=3", "unrecognized arguments: --trainer.max_epoch=3"),
         ("--trainer.accelerator=abacus", "You selected an invalid accelerator name"),
         ("--trainer.precision=7", "Given value: 7"),
+        ("--trainer.precision=16-true", "gives metrics 16 bits too: take 16-mixed"),
+        ("--trainer.precision=bf16-true", "gives metrics 16 bits too: take bf16-mixed"),
         ("--monitor_mode=best", "best"),
     ],
 )

@@ -148,8 +148,6 @@ class MyModel(LightningModule):
         return self.net([image.to(self.dtype) for image in images], targets)
 
     def setup(self, stage: str) -> None:
-        if (precision := self.trainer.precision) in ("bf16-true", "16-true"):
-            raise MisconfigurationException(f"torchvision selects no boxes in {precision}: take bf16-mixed or 16-mixed")
         if stage == "fit" and self.hparams["weights"] and not self.trainer.ckpt_path:
             load_pretrained(self.net, self.hparams["network"], self.hparams["weights"])
 

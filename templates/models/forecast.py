@@ -136,9 +136,9 @@ class MyModel(LightningModule):
             for error, (name, (_, std)) in zip(errors, self.hparams["scale"].items(), strict=True):
                 self.log(f"test/mae_of_{name}", error * std, sync_dist=True)
         self.step_errors = {
-            "network": self.by_step.compute().reshape(-1).float().cpu(),
-            "naive": self.naive_by_step.compute().reshape(-1).float().cpu(),
-            "linear": self.linear_by_step.compute().reshape(-1).float().cpu(),
+            "network": self.by_step.compute().reshape(-1).cpu(),
+            "naive": self.naive_by_step.compute().reshape(-1).cpu(),
+            "linear": self.linear_by_step.compute().reshape(-1).cpu(),
         }
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, list[Any]]:

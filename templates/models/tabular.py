@@ -219,7 +219,7 @@ class MyModel(LightningModule):
         """What the test showed, by file name: predictions and residuals, or ROC and confusion matrix."""
         predicted, truth = torch.cat(self.predicted), torch.cat(self.truth)
         if self.hparams["task"] == "regression":
-            return draw_regression(predicted, truth.float(), self.hparams["target"])
+            return draw_regression(predicted, truth, self.hparams["target"])
         return draw_classes(predicted, truth, self.hparams["class_names"])
 
 

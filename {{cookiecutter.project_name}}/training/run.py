@@ -154,7 +154,9 @@ class RunCLI(LightningCLI):
             self.parser.error(f"trainer.max_epochs {self.config.trainer.max_epochs}: the run has had {epochs} already")
         if self.config.trainer.fast_dev_run:
             self.config.trainer.logger = None
-        if self.config.trainer.precision is None:
+        if (precision := self.config.trainer.precision) in ("16-true", "bf16-true"):
+            self.parser.error(f"trainer.precision {precision} gives metrics 16 bits too: take {precision[:-4]}mixed")
+        if precision is None:
             self.config.trainer.precision = fast_precision(self.config.trainer.accelerator)
         loggers = self.config.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
