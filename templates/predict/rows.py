@@ -1,25 +1,44 @@
-"""Prints predictions: `python training/predict.py INPUT... [--format table|json|csv]`."""
+"""Print predictions: `python training/predict.py INPUT... [--format table|json|csv]`."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training.run import checkpoint_parser, print_rows, restore_run, run
+from lightning.pytorch.cli import LightningArgumentParser
+
+from data.data_module import MyDataModule
+from models.my_model import MyModel
+from training.engine.command_line import CheckpointCLI
+from training.engine.interrupts import run_command
+from training.engine.reports import print_rows
+
+
+class PredictCLI(CheckpointCLI):
+    description = "Print what a checkpoint predicts."
+
+    def add_command_options(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("inputs", nargs="*", help="What to predict; by default a few test samples.")
+        formats = Literal["table", "json", "csv"]
+        parser.add_argument("--format", type=formats, default="table", help="Format of the output.")
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = checkpoint_parser("Prints what a checkpoint predicts.")
-    parser.add_argument("inputs", nargs="*", help="What to predict; by default a few test samples, beside the truth.")
-    parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="What to print.")
-    options, trainer, model, data = restore_run(parser, args)
-    data.inputs = options.inputs
-    batches: Any = trainer.predict(model, datamodule=data)
-    predictions = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
-    rows = [known | predicted for known, predicted in zip(data.predict_columns, predictions, strict=True)]
-    print_rows(rows, options.format)
+    cli = PredictCLI(MyModel, MyDataModule, args)
+    outputs = cli.predict(cli.trainer, cli.ckpt_path, cli.config.inputs)
+    if all(isinstance(output, Mapping) for output in outputs):
+        print_rows([row for output in outputs for row in rows_of(output)], cli.config.format)
+    else:  # what predict_step returns by default
+        for output in outputs:
+            print(output)
+
+
+def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One dictionary for each sample of a batch, whose predictions are columns of equal length."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-RESUMED = "going on with"  # what train.py prints before it goes on
+RESUMED = "resuming"  # what train.py prints before a resumed run trains
 
 
 @dataclass
@@ -64,7 +64,8 @@ def compare(first: Path, second: Path) -> list[str]:
     for name in ("best.ckpt", "last.ckpt"):
         found += differences(load(first / "checkpoints" / name), load(second / "checkpoints" / name), name)
     for name in ("metrics.csv", "test_metrics.json"):
-        if (first / name).read_text(encoding="utf-8") != (second / name).read_text(encoding="utf-8"):
+        files = [run / name for run in (first, second) if (run / name).exists()]  # below it is seen if one is missing
+        if len({file.read_text(encoding="utf-8") for file in files}) > 1:
             found.append(name)
     names = [
         sorted(str(path.relative_to(run)) for path in run.rglob("*") if "tensorboard" not in path.parts)

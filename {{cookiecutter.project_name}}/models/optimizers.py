@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedulers by name."""
+"""Optimizers and learning-rate schedules by name."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,41 +11,40 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop", "adam_fused", "adamw_fused", "sgd_fused"]
+OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 SchedulerName = Literal["onecycle", "cosine", "none"]
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": partial(Adam, betas=(0.9, 0.99)),  # 0.999, PyTorch's second, remembers longer than a short run lasts
+    "adam": partial(Adam, betas=(0.9, 0.99)),  # PyTorch's 0.999 averages over more steps than a short run has
     "adamw": AdamW,
     "sgd": partial(SGD, momentum=0.9),
     "rmsprop": RMSprop,
-    # One kernel a step; under mixed precision gradients cannot be clipped.
-    "adam_fused": partial(Adam, betas=(0.9, 0.99), fused=True),
-    "adamw_fused": partial(AdamW, fused=True),
-    "sgd_fused": partial(SGD, momentum=0.9, fused=True),
 }
 
 
 def make_optimizer(
     model: LightningModule, name: OptimizerName, lr: float, weight_decay: float, scheduler: SchedulerName
 ) -> OptimizerLRScheduler:
-    """What `configure_optimizers` returns: an optimizer of the trainable parameters, its schedule stepped every step.
+    """Makes what `configure_optimizers` returns: an optimizer of the trainable parameters, and a schedule by step.
 
     Raises:
-        MisconfigurationException: The schedule has to know its end, and the run has none.
+        MisconfigurationException: The schedule needs the number of steps, and the run has no end or no step.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = OPTIMIZERS[name](trainable, lr=lr, weight_decay=weight_decay)
     if scheduler == "none":
         return optimizer
     steps = model.trainer.estimated_stepping_batches
-    if isinf(steps):
-        raise MisconfigurationException(f"scheduler {scheduler} needs an end: set max_epochs, or take scheduler none")
-    if steps < 1:
-        raise MisconfigurationException("no step would be trained: see --trainer.max_epochs and limit_train_batches")
+    if isinf(steps) or steps < 0:  # -1 if neither the length of the data nor max_steps is known
+        raise MisconfigurationException(
+            f"scheduler {scheduler} needs the number of steps: set trainer.max_epochs or, for data without length,"
+            " trainer.max_steps, or use scheduler none"
+        )
+    if steps == 0:
+        raise MisconfigurationException("no step would be trained: raise trainer.max_epochs or limit_train_batches")
     schedule: LRScheduler
     if scheduler == "onecycle":
         schedule = OneCycleLR(optimizer, max_lr=lr, total_steps=int(steps))
     else:
-        # Unlike CosineAnnealingLR it can be resumed with more epochs: it depends on no rate before.
+        # Unlike CosineAnnealingLR it depends on no earlier rate, so it can be resumed with more epochs.
         schedule = LambdaLR(optimizer, lambda step: (1 + cos(pi * step / steps)) / 2)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,4 +1,4 @@
-"""Prints the metrics of a checkpoint: `python training/evaluate.py [--ckpt_path FILE] [--split val|test]`."""
+"""Print the metrics of a checkpoint: `python training/evaluate.py [--ckpt_path FILE] [--split val|test]`."""
 
 import sys
 from pathlib import Path
@@ -6,17 +6,27 @@ from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training.run import checkpoint_parser, print_metrics, restore_run, run
+from lightning.pytorch.cli import LightningArgumentParser
+
+from data.data_module import MyDataModule
+from models.my_model import MyModel
+from training.engine.command_line import CheckpointCLI
+from training.engine.interrupts import run_command
+from training.engine.reports import print_metrics
+
+
+class EvaluateCLI(CheckpointCLI):
+    description = "Print the metrics of a checkpoint."
+
+    def add_command_options(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--split", type=Literal["val", "test"], default="test", help="Split to evaluate.")
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = checkpoint_parser("Prints the metrics of a checkpoint.")
-    parser.add_argument("--split", type=Literal["val", "test"], default="test", help="Samples to evaluate on.")
-    options, trainer, model, data = restore_run(parser, args)
-    evaluate = trainer.test if options.split == "test" else trainer.validate
-    (metrics,) = evaluate(model, datamodule=data, verbose=False)
-    print_metrics(metrics)
+    cli = EvaluateCLI(MyModel, MyDataModule, args)
+    if metrics := cli.evaluate(cli.trainer, cli.config.split, cli.ckpt_path):
+        print_metrics(metrics)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -1,37 +1,50 @@
-"""Writes a checkpoint in another format: `python training/export.py --format weights|model|onnx|pt2`."""
+"""Write a checkpoint in another format: `python training/export.py --format weights|model|onnx|pt2`."""
 
 import sys
-import warnings
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor, nn
 from torch.export import Dim
 
+from data.data_module import MyDataModule
 from models.my_model import MyModel
-from training.run import checkpoint_parser, load_checkpoint, newest_checkpoint, run
+from training.engine.command_line import CheckpointCLI
+from training.engine.interrupts import run_command
 
-warnings.filterwarnings("ignore", message=".*were assigned during export")  # by what cannot be exported
-Format = Literal["weights", "model", "onnx", "pt2"]
+SUFFIXES = {"weights": ".weights.pth", "model": ".model.pth", "onnx": ".onnx", "pt2": ".pt2"}
+
+
+class ExportCLI(CheckpointCLI):
+    description = "Write a checkpoint in another format, and check that it gives the same outputs."
+
+    def add_command_options(self, parser: LightningArgumentParser) -> None:
+        help_ = "state_dict, whole module by torch.save, ONNX file, or torch.export program."
+        formats = Literal["weights", "model", "onnx", "pt2"]
+        parser.add_argument("--format", type=formats, default="onnx", help=help_)
+        help_ = "File to write; by default it lies beside the checkpoint."
+        parser.add_argument("--output", type=Path | None, default=None, help=help_)
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = checkpoint_parser("Writes a checkpoint in another format, and checks that it gives the same outputs.")
-    help_ = "The state_dict, the whole module by torch.save, an ONNX file, or a torch.export program."
-    parser.add_argument("--format", type=Format, default="onnx", help=help_)
-    parser.add_argument("--output", type=Path, help="File to write; by default it lies beside the checkpoint.")
-    options = parser.parse_args(args)
-    source = options.ckpt_path or newest_checkpoint()
-    suffix = {"weights": ".weights.pth", "model": ".model.pth", "onnx": ".onnx", "pt2": ".pt2"}[options.format]
-    output = options.output or source.with_suffix(suffix)
-
-    model, _ = load_checkpoint(source)
+    cli = ExportCLI(MyModel, MyDataModule, args)
+    form = cli.config.format
+    output = cli.config.output or cli.ckpt_path.with_suffix(SUFFIXES[form])
+    module, example = cli.load_for_export()
     unchecked = output.with_name(f"unchecked-{output.name}")
-    difference = export(model, options.format, unchecked)
+    write(module, form, unchecked, example)
+    if example is None:
+        unchecked.replace(output)
+        print(f"{output}\nits outputs were not checked, as no example input is known")
+        return
+    with torch.no_grad():
+        difference = largest_difference(read(module, form, unchecked, example), module(*example))
     if not difference < 1e-3:
         unchecked.unlink()
         raise OSError(f"{output} is not written, as its outputs differ from the checkpoint's by {difference:.1e}")
@@ -39,46 +52,59 @@ def main(args: list[str] | None = None) -> None:
     print(f"{output}\nread back, its outputs differ from the checkpoint's by {difference:.1e} at most")
 
 
-@torch.no_grad()
-def export(model: MyModel, form: Format, file: Path) -> float:
-    """Writes `file`, reads it back as its user would, and returns the largest difference of the outputs.
-
-    It is relative to the largest output, if that is more than 1.
+def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...] | None) -> None:
+    """Writes a module in evaluation mode.
 
     Raises:
-        OSError: The network cannot be written in this format.
+        OSError: The format cannot hold the module.
     """
-    module, example = model.export_module()
-    expected = module.eval()(*example)
     if form == "weights":
-        torch.save(model.state_dict(), file)
-        fresh = MyModel(**model.hparams)
-        fresh.load_state_dict(torch.load(file, weights_only=True))
-        actual = fresh.eval().export_module()[0](*example)
-    elif form == "model":
+        torch.save(module.state_dict(), file)
+        return
+    if form == "model":
         torch.save(module, file)
-        actual = torch.load(file, weights_only=False)(*example)  # a file of our own, a moment old
+        return
+    if example is None:
+        raise OSError(f"{form} needs an example input: add example_input_array to MyModel, or use weights or model")
+    sizes = tuple({axis: Dim.AUTO for axis, n in enumerate(tensor.shape) if n > 1} for tensor in example)
+    try:
+        with redirect_stderr(StringIO()):  # PyTorch prints the graph of a module that cannot be exported
+            program = torch.export.export(module, example, dynamic_shapes=sizes)
+    except (RuntimeError, TypeError) as error:
+        raise OSError(f"{form} cannot hold this network, weights and model can ({type(error).__name__})") from error
+    if form == "pt2":
+        torch.export.save(program, file)
     else:
-        sizes = tuple({axis: Dim.AUTO for axis, n in enumerate(tensor.shape) if n > 1} for tensor in example)
-        try:
-            with redirect_stderr(StringIO()):  # where PyTorch shows the graph of what cannot be exported
-                program = torch.export.export(module, example, dynamic_shapes=sizes)
-        except (RuntimeError, TypeError) as error:
-            raise OSError(f"{form} cannot hold this network, weights and model can ({type(error).__name__})") from error
-        if form == "pt2":
-            torch.export.save(program, file)
-            actual = torch.export.load(file).module()(*example)
-        else:
-            from onnxruntime import InferenceSession
+        names = [f"input{i or ''}" for i in range(len(example))]
+        torch.onnx.export(
+            program, (), file, input_names=names, output_names=["output"], external_data=False, verbose=False
+        )
 
-            names = [f"input{i or ''}" for i in range(len(example))]
-            torch.onnx.export(
-                program, (), file, input_names=names, output_names=["output"], external_data=False, verbose=False
-            )
-            feed = {name: tensor.numpy() for name, tensor in zip(names, example, strict=True)}
-            actual = torch.from_numpy(InferenceSession(file).run(None, feed)[0])
-    return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
+
+def read(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> Any:
+    """The outputs for the example of a written file, read as its user would."""
+    if form == "weights":
+        module.load_state_dict(torch.load(file, weights_only=True))
+        return module(*example)
+    if form == "model":
+        return torch.load(file, weights_only=False)(*example)  # written by this process a moment ago
+    if form == "pt2":
+        return torch.export.load(file).module()(*example)
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(file)
+    feed = {node.name: tensor.numpy() for node, tensor in zip(session.get_inputs(), example, strict=True)}
+    return torch.from_numpy(session.run(None, feed)[0])
+
+
+def largest_difference(actual: Any, expected: Any) -> float:
+    """The largest difference of two outputs, relative to the largest expected value if that is above 1."""
+    if isinstance(expected, Tensor):
+        return ((actual - expected).abs().max() / expected.abs().max().clamp(min=1)).item() if expected.numel() else 0.0
+    if isinstance(expected, dict):
+        actual, expected = actual.values(), expected.values()
+    return max((largest_difference(a, b) for a, b in zip(actual, expected, strict=True)), default=0.0)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

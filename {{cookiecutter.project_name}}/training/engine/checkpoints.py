@@ -1,0 +1,203 @@
+"""Checkpoint files: written completely, read without running code, kept for the best epoch and for resuming."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import timedelta
+from enum import Enum
+from io import BytesIO
+from math import isfinite, isnan
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+import numpy as np
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer, __version__
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from training.engine.files import replacing
+from training.engine.interrupts import warn
+
+
+def read_checkpoint(file: Path | str) -> dict[str, Any]:
+    """Reads a checkpoint of plain values and tensors; code in it is not run, and checksums are verified.
+
+    Raises:
+        OSError: The file is missing, damaged, or holds more than plain values and tensors.
+    """
+    try:
+        with ZipFile(file) as archive:
+            if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()) or archive.testzip():
+                raise BadZipFile("wrong checksum")
+    except (BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        raise OSError(f"{file} is damaged or not a checkpoint ({error}): use another") from error
+    try:
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises many types
+        reason = str(error).splitlines()[0]
+        raise OSError(f"{file} holds more than plain values and tensors, so it is not read ({reason})") from error
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Saves checkpoints completely or not at all, and loads them without running code in them."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with replacing(Path(path)) as partial, open(partial, "wb") as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        checkpoint = read_checkpoint(path)
+        version = str(checkpoint.get("pytorch-lightning_version"))
+        if version.split(".")[:2] != __version__.split(".")[:2]:
+            raise OSError(f"{path} is not a checkpoint of Lightning {__version__}; install the version that wrote it")
+        return checkpoint
+
+
+def make_plain(value: Any) -> Any:
+    """Converts paths, NumPy values, enumerations, dataclasses and time spans, nested ones too, to plain values."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Enum):
+        return make_plain(value.value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if is_dataclass(value) and not isinstance(value, type):
+        return make_plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {key: make_plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(make_plain(each) for each in value)
+    for plain in (bool, int, float, str):  # subclasses of these, such as the types of jsonargparse
+        if isinstance(value, plain):
+            return plain(value)
+    return value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a checkpoint that holds this value can be read again."""
+    file = BytesIO()
+    try:
+        torch.save(value, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception:  # whatever the pickling of an arbitrary object raises
+        return False
+    return True
+
+
+def keep_plain_hyperparameters(module: LightningModule | LightningDataModule) -> None:
+    """Converts saved hyperparameters to plain values; removes and names those that cannot be converted."""
+    for key, value in dict(module.hparams).items():
+        module.hparams[key] = make_plain(value)
+        if not is_plain(module.hparams[key]):
+            del module.hparams[key]
+            warn(f"{type(module).__name__}'s hyperparameter {key!r}, a {type(value).__name__}, is not saved")
+
+
+class Checkpoints(Checkpoint):
+    """Keeps `best.ckpt` and `last.ckpt`. The training loop calls it where a step or an epoch is complete.
+
+    Args:
+        folder: Folder for both files.
+        monitor: Metric that selects the best epoch; None selects the last one.
+        mode: "min" or "max".
+        minutes: Time after which `last.ckpt` is also written within an epoch.
+        extra: Plain values that every checkpoint holds under the key "run".
+    """
+
+    def __init__(self, folder: Path, monitor: str | None, mode: str, minutes: float, extra: dict[str, Any]) -> None:
+        self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
+        self.monitor, self.mode, self.minutes, self.extra = monitor, mode, minutes, extra
+        self.best_score: float | None = None
+        self.best_epoch: int | None = None
+        self.best_step: int | None = None
+        self.saved_at = time.monotonic()
+        self.validated = self.warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("best_score", "best_epoch", "best_step")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update(state_dict)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = self.extra | {"precision": trainer.precision, "should_stop": trainer.should_stop}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved_at = time.monotonic()
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor and self.monitor.startswith("val"):
+            self._warn_of_missing_metric(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validated = not trainer.sanity_checking
+
+    @property
+    def run(self) -> str:
+        """Name of the run folder."""
+        return self.last.parents[1].name
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint within the epoch."""
+        return time.monotonic() - self.saved_at >= 60 * self.minutes
+
+    def save_last(self, trainer: Trainer) -> None:
+        self._save(trainer, self.last)
+        self.saved_at = time.monotonic()
+
+    def keep_best(self, trainer: Trainer) -> None:
+        """Saves `best.ckpt` if the monitored metric has improved; checks that the validation loss is finite.
+
+        Raises:
+            FloatingPointError: It is not.
+        """
+        for name, value in trainer.callback_metrics.items():
+            if self.validated and name.startswith("val") and "loss" in name and not isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {float(value)} after step {trainer.global_step}: look for NaN in the validation data"
+                )
+        self.validated = False
+        if self.monitor not in trainer.callback_metrics:
+            return
+        score = float(trainer.callback_metrics[self.monitor])
+        best = self.best_score
+        if not isnan(score) and (best is None or (score > best if self.mode == "max" else score < best)):
+            self.best_score, self.best_epoch = score, trainer.fit_loop.epoch_progress.current.started - 1
+            self.best_step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            self._save(trainer, self.best)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Makes the last epoch the best one if the monitored metric was never logged."""
+        if self.best_score is None and self.last.exists() and trainer.is_global_zero:
+            self._warn_of_missing_metric(trainer)
+            with replacing(self.best) as partial:
+                shutil.copyfile(self.last, partial)
+
+    def _warn_of_missing_metric(self, trainer: Trainer) -> None:
+        logged = sorted(trainer.callback_metrics)
+        if self.monitor and self.monitor not in logged and trainer.is_global_zero and not self.warned:
+            self.warned = True
+            names = ", ".join(logged) or "none"
+            warn(f"no metric is logged as {self.monitor!r}, so best.ckpt is the last epoch; --monitor takes: {names}")
+
+    def _save(self, trainer: Trainer, file: Path) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        for name, weights in trainer.lightning_module.named_parameters():
+            if not torch.isfinite(weights).all():
+                raise FloatingPointError(
+                    f"{name} holds NaN or infinite weights at step {trainer.global_step}, so no checkpoint is saved:"
+                    " look for NaN in the training data, or use a lower learning rate"
+                )
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(file)

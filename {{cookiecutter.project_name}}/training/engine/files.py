@@ -1,0 +1,58 @@
+"""Writing files completely or not at all."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+NOT_DATA = ("__pycache__", ".py")  # the folder data/ holds the project's code, and by default downloaded data
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `file`, which replaces `file` once it is written and synced to disk.
+
+    Raises:
+        OSError: The file cannot be written; an existing `file` is unchanged.
+    """
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with open(partial, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, file)
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError when the disk is full
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or getattr(error.__context__, "strerror", None) or error
+        raise OSError(f"{file} cannot be written: {reason}; an interrupted run continues with --resume") from error
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file completely or not at all."""
+    with replacing(file) as partial:
+        partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON file; a missing or incomplete one gives an empty dictionary."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def fingerprint(*paths: Path) -> str:
+    """SHA-256 digest of the bytes of files, and of the names and sizes of the files in folders."""
+    digest = sha256()
+    for path in paths:
+        if path.is_file():
+            digest.update(path.read_bytes())
+        for file in sorted(path.rglob("*")):
+            if file.is_file() and not file.name.endswith(NOT_DATA) and file.parent.name not in NOT_DATA:
+                digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+    return digest.hexdigest()

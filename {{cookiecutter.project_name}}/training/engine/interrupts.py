@@ -1,0 +1,106 @@
+"""Signals that interrupt a run, and errors that end a command."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+USER_ERRORS = (OSError, FloatingPointError, MisconfigurationException)
+# Warnings that concern Lightning's own use of other packages, or what the engine takes care of.
+IRRELEVANT = (
+    ".*does not have many workers",
+    ".*LeafSpec.* is deprecated",
+    ".*exists and is not empty",
+    ".*smaller than the logging interval",
+    ".*have no `validation_step`",
+    ".*callbacks used to create the checkpoint",
+    ".*were assigned during export",
+)
+
+
+class Interrupts:
+    """Remembers SIGINT, SIGTERM and, under SLURM, SIGUSR1 until the training loop acts on them.
+
+    Outside of the loop, and at the second signal, the process exits at once with status 128 plus the signal's number.
+    DataLoader workers, which share the process group, ignore the first signal: the main process still needs them.
+
+    Attributes:
+        signal: Number of the received signal, or None.
+        deferred: Whether the training loop is running and acts on the signal itself.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.deferred = False
+        self.process = os.getpid()
+
+    def listen(self) -> None:
+        """Installs the handlers, in place of Lightning's if these are there already."""
+        on_slurm = SLURMEnvironment.detect()
+        for number in [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if on_slurm else [])]:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again, self.signal = self.signal is not None, number
+        is_worker = os.getpid() != self.process
+        if again or not (self.deferred or is_worker):
+            sys.exit(128 + number)
+
+    def leave(self, run: str) -> None:
+        """Exits after a checkpoint was saved; requeues the job if SLURM announced the end of its time.
+
+        Args:
+            run: Name of the run folder, for the message.
+        """
+        number = self.signal or signal.SIGTERM  # another process received it
+        name = signal.Signals(number).name
+        print(f"interrupted by {name}; resume with: python training/train.py --resume {run}", file=sys.stderr)
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+        sys.exit(128 + number)
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Runs a command: prints errors that the user can fix as one line and exits with status 1."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in IRRELEVANT:
+        warnings.filterwarnings("ignore", message=message)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # what reads the output, such as head, has ended
+        os._exit(128 + signal.SIGPIPE)
+    except (*USER_ERRORS, RuntimeError) as error:
+        sentence = explain(error)
+        if sentence is None or "--debug" in sys.argv:
+            raise
+        sys.exit(f"error: {sentence}")
+
+
+def explain(error: Exception) -> str | None:
+    """The sentence for an error that the user can fix, or None for a fault in the code."""
+    # An error of a worker process arrives with the worker's traceback before it.
+    message = re.split(r"\n\w+Error: ", str(error))[-1].rstrip()
+    if isinstance(error, USER_ERRORS):
+        return message
+    if "DataLoader worker (pid" in message:
+        return f"{message} It may have run out of memory: use fewer --data.num_workers"
+    if message.startswith("Error(s) in loading state_dict"):
+        return f"the checkpoint does not fit MyModel: {' '.join(message.split())[:400]}"
+    return None
+
+
+def warn(message: Any) -> None:
+    """Prints a warning to standard error."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,244 @@
+"""The training loop: Lightning's own, with a place after each step and each epoch at which a run can stop and resume.
+
+Everything that belongs to a step, validation, schedules and logging among it, is complete there, so that a checkpoint
+needs no correction. Resuming within an epoch reads the batches of that epoch again up to the checkpoint. That gives the
+same batches because data is read with random numbers of its own, which start anew from the seed in each epoch.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from itertools import islice
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler
+
+from training.engine.checkpoints import Checkpoints, make_plain
+from training.engine.interrupts import Interrupts
+from training.engine.reports import print_epoch
+
+
+def gather(trainer: Trainer, value: Any) -> list[Any]:
+    """The value of each process, in the order of their ranks."""
+    values = [value] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def agree(trainer: Trainer, *flags: bool) -> list[bool]:
+    """Which of the flags are true in any process."""
+    if trainer.world_size == 1:
+        return list(flags)
+    tensor = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
+    return [bool(flag) for flag in trainer.strategy.reduce(tensor, reduce_op="max").tolist()]
+
+
+@contextmanager
+def evaluating_each_sample_once(trainer: Trainer) -> Iterator[None]:
+    """Makes several processes validate what one would: each sample once, with the buffers of the first process.
+
+    DistributedSampler would repeat samples to make the shares equal. Shares of unequal length take that no forward pass
+    waits for the other processes, so buffers are sent once, before validation.
+    """
+    if trainer.world_size == 1:
+        yield
+        return
+    val_loop, model = trainer.fit_loop.epoch_loop.val_loop, trainer.strategy.model
+    val_loop.setup_data()
+    for loader in val_loop._combined_loader.flattened if val_loop._combined_loader else []:
+        sampler = getattr(loader, "sampler", None)
+        if isinstance(sampler, DistributedSampler) and not sampler.drop_last:
+            sampler.total_size = len(sampler.dataset)  # type: ignore[arg-type]
+            sampler.num_samples = len(range(sampler.rank, sampler.total_size, sampler.num_replicas))
+    for buffer in trainer.lightning_module.buffers():
+        torch.distributed.broadcast(buffer, 0)
+    if isinstance(model, DistributedDataParallel):
+        model.require_forward_param_sync = False
+    yield
+    if isinstance(model, DistributedDataParallel):
+        model.require_forward_param_sync = True
+
+
+class StepState(Callback):
+    """What the loop has to know of the current step: its loss, and the random state of a resumed run.
+
+    Attributes:
+        loss: Sum of the losses of the step, a scalar, or None.
+        resumed: Random state that the checkpoint holds, until the loop has taken it.
+    """
+
+    def __init__(self) -> None:
+        self.loss: Tensor | None = None
+        self.resumed: dict[str, Any] | None = None
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["random"] = gather(trainer, make_plain(_collect_rng_states()))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint["random"]
+        if len(states) == trainer.world_size:
+            self.resumed = states[trainer.global_rank]
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """The loop over the steps of an epoch.
+
+    Attributes:
+        seed: Seed of the order of the training data.
+        state: What a callback has noted about the step.
+        checkpoints: Saves them.
+        interrupts: Knows of signals.
+    """
+
+    seed: int
+    state: StepState
+    checkpoints: Checkpoints
+    interrupts: Interrupts
+
+    def reset(self) -> None:
+        within_epoch = self.restarting and self.trainer.fit_loop.restarted_mid_epoch
+        # The checkpoint was saved between two steps, so nothing is half done.
+        self.trainer.fit_loop._restarting = self.restarting = False
+        if not within_epoch:
+            super().reset()
+
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        state, self.state.resumed = self.state.resumed or _collect_rng_states(), None
+        self.seed_reading()
+        self.trainer.fit_loop._load_combined_loader_states()
+        iter(data_fetcher)
+        for _ in range(self.batch_progress.current.ready):
+            next(data_fetcher)
+        self.reading_state = torch.get_rng_state()
+        _set_rng_states(state)
+        data_fetcher._start_profiler = self._on_before_fetch
+        data_fetcher._stop_profiler = self._on_after_fetch
+
+    def seed_reading(self) -> None:
+        """Makes the order of the training data depend on the seed and the epoch alone."""
+        epoch = self.trainer.fit_loop.epoch_progress.current.processed
+        seed = int.from_bytes(sha256(f"{self.seed} {epoch}".encode()).digest()[:4], "big")
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        for loader in self.trainer.fit_loop._combined_loader.flattened:  # type: ignore[union-attr]
+            for holder in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+                if isinstance(generator := getattr(holder, "generator", None), torch.Generator):
+                    generator.manual_seed(seed)
+
+    def _on_before_fetch(self) -> None:
+        super()._on_before_fetch()
+        self.model_state = torch.get_rng_state()
+        torch.set_rng_state(self.reading_state)
+
+    def _on_after_fetch(self) -> None:
+        self.reading_state = torch.get_rng_state()
+        torch.set_rng_state(self.model_state)
+        super()._on_after_fetch()
+
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        if self._should_check_val_fx(data_fetcher):
+            with evaluating_each_sample_once(self.trainer):
+                super().on_advance_end(data_fetcher)
+        else:
+            super().on_advance_end(data_fetcher)
+        if self.checkpoints in self.trainer.callbacks:  # not while the learning-rate finder searches
+            self.end_step()
+
+    def end_step(self) -> None:
+        """Acts on what has happened in a complete step: saves a checkpoint, or ends the run.
+
+        Raises:
+            FloatingPointError: The loss is NaN or infinite.
+        """
+        loss = self.take_loss()
+        interrupted, due, failed = agree(
+            self.trainer, self.interrupts.signal is not None, self.checkpoints.is_due, not isfinite(loss)
+        )
+        if failed:
+            raise FloatingPointError(next(filter(None, gather(self.trainer, self.explain_loss(loss)))))
+        if self._should_accumulate() or self._num_ready_batches_reached():
+            return  # some gradients are not saved, or the epoch is about to be saved as a whole
+        if self.checkpoints.validated:
+            self.checkpoints.keep_best(self.trainer)
+        if interrupted or due or self.done:
+            self.checkpoints.save_last(self.trainer)
+        if interrupted:
+            self.interrupts.leave(self.checkpoints.run)
+
+    def take_loss(self) -> float:
+        """The loss of the step. On a GPU it is 0 unless the step is logged, as reading it waits for the device."""
+        loss, self.state.loss = self.state.loss, None
+        if loss is None or (loss.device.type != "cpu" and self.global_step % self.trainer.log_every_n_steps):  # type: ignore[attr-defined]
+            return 0.0
+        return loss.item()
+
+    def explain_loss(self, loss: float) -> str:
+        """Says where the loss is NaN or infinite, with the indices of the training samples if they can be found."""
+        if isfinite(loss):
+            return ""
+        loader, samples = self.trainer.train_dataloader, ""
+        if isinstance(loader, DataLoader) and loader.batch_sampler is not None:
+            self.seed_reading()
+            torch.empty((), dtype=torch.int64).random_(generator=loader.generator)  # as DataLoader draws for its workers
+            indices = next(islice(loader.batch_sampler, self.batch_idx, None), [])
+            samples = f", training samples {list(indices)}"
+        return (
+            f"the loss is {loss} at step {self.global_step}, batch {self.batch_idx} of epoch"
+            f" {self.trainer.current_epoch}{samples}: check these samples or use a lower learning rate;"
+            f" {self.checkpoints.last} is unchanged"
+        )
+
+
+class FitLoop(_FitLoop):
+    """The loop over the epochs."""
+
+    epoch_loop: EpochLoop
+
+    def run(self) -> None:
+        loop = self.epoch_loop
+        loop.interrupts.listen()
+        loop.interrupts.deferred = True
+        super().run()
+        loop.interrupts.deferred = False
+        if loop.checkpoints in self.trainer.callbacks:
+            loop.checkpoints.finish(self.trainer)
+
+    def on_advance_end(self) -> None:
+        super().on_advance_end()
+        loop = self.epoch_loop
+        if loop.checkpoints not in self.trainer.callbacks:
+            return
+        print_epoch(self.trainer)
+        loop.checkpoints.keep_best(self.trainer)
+        if loop._num_ready_batches_reached():  # otherwise the epoch was ended early, after its last step was saved
+            loop.checkpoints.save_last(self.trainer)
+        (interrupted,) = agree(self.trainer, loop.interrupts.signal is not None)
+        if interrupted:
+            loop.interrupts.leave(loop.checkpoints.run)
+
+
+def install_loops(trainer: Trainer, seed: int, checkpoints: Checkpoints, interrupts: Interrupts) -> None:
+    """Replaces the loops of a trainer, whose callbacks must include `checkpoints`."""
+    old, state = trainer.fit_loop, StepState()
+    trainer.callbacks.insert(0, state)
+    trainer.fit_loop = fit_loop = FitLoop(trainer, old.min_epochs, old.max_epochs)
+    fit_loop.epoch_loop = EpochLoop(trainer, old.min_steps, old.max_steps)
+    fit_loop.epoch_loop.seed, fit_loop.epoch_loop.state = seed, state
+    fit_loop.epoch_loop.checkpoints, fit_loop.epoch_loop.interrupts = checkpoints, interrupts

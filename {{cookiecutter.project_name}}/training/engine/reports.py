@@ -1,0 +1,182 @@
+"""What a run shows: its progress, tables of metrics and predictions, and pictures."""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from training.engine.interrupts import warn
+
+STAGE = re.compile(r"^(train|val|test)[/_]")
+PANELS = 3  # learning curves side by side
+
+
+def as_number(value: Any) -> float | None:
+    """The value of a number or of a tensor with one element; None for anything else."""
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+class LossLogger(Callback):
+    """Logs what `training_step` returns as `train/loss`, other scalars of a returned dictionary, and learning rates.
+
+    Every `log_every_n_steps` steps they go to the loggers directly, which costs less than `self.log`. The mean loss of
+    an epoch can be monitored under the name `train/loss`.
+    """
+
+    def __init__(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.count = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": float(self.total), "count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.total, self.count = state_dict["total"], state_dict["count"]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not outputs:
+            return
+        outputs = dict(outputs) if isinstance(outputs, Mapping) else {"loss": outputs}
+        if isinstance(loss := outputs.get("loss"), Tensor) and loss.numel() == 1:
+            outputs["loss"] = loss = loss.detach() * trainer.accumulate_grad_batches  # Lightning has divided it
+            self.total, self.count = self.total + loss, self.count + 1
+        loop = trainer.fit_loop.epoch_loop
+        step = loop._batches_that_stepped
+        if (step + 1) % trainer.log_every_n_steps or loop._should_accumulate():  # type: ignore[attr-defined]
+            return
+        numbers = {f"train/{name}": as_number(value) for name, value in outputs.items()}
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        for i, group in enumerate(groups):
+            numbers[f"train/lr_{group.get('name', i)}" if len(groups) > 1 else "train/lr"] = float(group["lr"])
+        for logger in trainer.loggers:
+            logger.log_metrics({name: value for name, value in numbers.items() if value is not None}, step)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.count:
+            mean = torch.as_tensor(self.total, device=pl_module.device) / self.count
+            pl_module.log("train/loss", mean, logger=False, sync_dist=True)
+        self.total, self.count = 0.0, 0
+
+
+def print_epoch(trainer: Trainer) -> None:
+    """Prints the metrics of an epoch as one line."""
+    if trainer.is_global_zero:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        print(f"epoch {trainer.fit_loop.epoch_progress.current.started - 1}  {metrics}", flush=True)
+
+
+def printable(value: Any) -> str:
+    """Text for one cell: numbers with four decimals, without line breaks and control characters."""
+    text = f"{value:.4f}" if isinstance(value, float) else " ".join(str(value).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Prints rows with the same keys as a table."""
+    table = Table()
+    for name in rows[0]:
+        table.add_column(Text(printable(name)))
+    for row in rows:
+        table.add_row(*(Text(printable(value)) for value in row.values()))
+    Console().print(table)
+
+
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    """Prints the metrics of a split as a table."""
+    print_table([{"metric": name, "value": float(value)} for name, value in metrics.items()])
+
+
+def print_rows(rows: list[dict[str, Any]], form: str) -> None:
+    """Prints rows with the same keys as a table, a JSON list, or CSV with a header and quoted text."""
+    if form == "json":
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif form == "csv":
+        writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        print_table(rows)
+
+
+def read_curves(file: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """The metrics of training and validation in `metrics.csv`: points (step, value) by quantity and metric."""
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    with open(file, newline="", encoding="utf-8") as text:
+        for row in csv.DictReader(text):
+            step = row.pop("step")
+            for name, value in row.items():
+                if value and name != "epoch" and not name.startswith("test"):
+                    quantity = STAGE.sub("", name).removesuffix("_epoch").removesuffix("_step")
+                    curves.setdefault(quantity, {}).setdefault(name, []).append((int(step), float(value)))
+    return curves
+
+
+def draw_curves(file: Path, best_step: int | None) -> Any:
+    """Draws all metrics of `metrics.csv` by step, one panel for each quantity, with the best checkpoint marked."""
+    from matplotlib.figure import Figure
+
+    curves = read_curves(file)
+    columns = min(PANELS, max(len(curves), 1))
+    lines = -(-len(curves) // columns)
+    figure = Figure(figsize=(5 * columns, 3.5 * max(lines, 1)), layout="constrained")
+    for i, (quantity, metrics) in enumerate(sorted(curves.items())):
+        axis = figure.add_subplot(lines, columns, i + 1)
+        for name, points in sorted(metrics.items()):
+            axis.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
+        if best_step is not None:
+            axis.axvline(best_step, color="grey", linestyle=":", label="best checkpoint")
+        axis.set_xlabel("step")
+        axis.set_ylabel(quantity, parse_math=False)
+        axis.grid(alpha=0.3)
+        for text in axis.legend(loc="upper right" if "loss" in quantity else "lower right", fontsize=8).get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def save_figures(folder: Path, figures: Mapping[str, Callable[[], Any]], loggers: list[Logger]) -> None:
+    """Draws and saves figures, and sends them to the loggers. One that cannot be drawn is a warning.
+
+    Args:
+        folder: Folder of the run.
+        figures: Functions that draw matplotlib figures, singly or as a dictionary by name; by file name.
+        loggers: Loggers of the run.
+    """
+    for name, draw in figures.items():
+        try:
+            drawn = draw()
+            for each, figure in (drawn if isinstance(drawn, Mapping) else {name: drawn}).items():
+                file = folder / f"{each}.png"
+                figure.savefig(file, dpi=120)
+                send_picture(file, loggers)
+        except Exception as error:  # from code of the project's own; the results are saved already
+            warn(f"{name} is not drawn: {type(error).__name__}: {error}")
+
+
+def send_picture(file: Path, loggers: list[Logger]) -> None:
+    """Sends a picture to TensorBoard, Weights & Biases or MLflow."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(file.stem, [str(file)])
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_artifact(logger.run_id, str(file))
+        elif isinstance(logger, TensorBoardLogger):
+            from matplotlib.image import imread
+
+            logger.experiment.add_image(file.stem, imread(file), dataformats="HWC")

@@ -1,0 +1,135 @@
+"""The folder of a run: its name, its description, and the lock that keeps a second process out."""
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from training.engine.files import fingerprint, read_json, write_json
+from training.engine.interrupts import warn
+
+ROOT = Path(__file__).resolve().parents[2]
+LOGS = ROOT / "logs"
+NAME = "%Y-%m-%d_%H-%M-%S-%f"
+COMMAND = shlex.join(["training/train.py", *sys.argv[1:]])
+
+
+def new_run(logs: Path) -> Path:
+    """A run folder, not made yet, whose name is later than all others, even if the clock was set back."""
+    job = os.environ.get("SLURM_JOB_ID")
+    now = datetime.now()
+    for run in newest_first(logs):
+        try:
+            now = max(now, datetime.strptime(run.name[:26], NAME) + timedelta(microseconds=1))
+            break
+        except ValueError:  # a folder that was renamed
+            continue
+    return logs / (now.strftime(NAME) + (f"_slurm{job}" if job else ""))
+
+
+def newest_first(logs: Path) -> list[Path]:
+    """The run folders in `logs`."""
+    names = sorted((entry.name for entry in os.scandir(logs)), reverse=True) if logs.is_dir() else []
+    return [logs / name for name in names if (logs / name / "run.json").exists()]
+
+
+def find_run(logs: Path, name: str) -> Path:
+    """The folder of a run by its name in `logs` or its path; without a name, the newest one that is not finished.
+
+    Raises:
+        FileNotFoundError: There is no such run.
+    """
+    if name:
+        for run in (logs / name, Path(name).expanduser().resolve()):
+            if (run / "run.json").exists():
+                return run
+        raise FileNotFoundError(f"{name} is not a run in {logs}: --resume takes the name or path of a run folder")
+    for run in newest_first(logs):
+        if read_json(run / "run.json").get("state") != "finished":
+            return run
+    raise FileNotFoundError(f"{logs} has no unfinished run to resume")
+
+
+def requeued_run(logs: Path) -> Path | None:
+    """The run that this command began in a SLURM job that was requeued since, if there is one."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        for run in newest_first(logs):
+            if run.name.endswith(f"_slurm{job}") and read_json(run / "run.json")["command"] == COMMAND:
+                return run
+    return None
+
+
+def lock_run(run: Path) -> FileLock:
+    """Locks a run folder for this process. The system frees the lock when the process ends, however it ends.
+
+    Raises:
+        OSError: Another process trains this run.
+    """
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        process = read_json(run / "run.json").get("process", {})
+        raise OSError(
+            f"{run.name} is being trained by process {process.get('id')} on {process.get('host')}: wait until it ends"
+        ) from error
+    return lock
+
+
+def discard_run(run: Path) -> None:
+    """Removes the folder of a run that failed before it began."""
+    if not (run / "run.json").exists():
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def describe_run(run: Path, root: Path, config: Mapping[str, Any], allow_changed_data: bool) -> None:
+    """Writes `run.json`, or adds to it that the run is resumed.
+
+    Raises:
+        OSError: The data are not those that the run was started with.
+    """
+    data = {key: root / Path(value).expanduser() for key, value in config["data"].items() if isinstance(value, str)}
+    now = {
+        "code": fingerprint(*sorted(root.glob("data/*.py")), *sorted(root.glob("models/*.py"))),
+        "data": {key: fingerprint(path) for key, path in data.items() if path.exists()},
+        "packages": dict(sorted((package.name, package.version) for package in distributions())),
+    }
+    before = read_json(run / "run.json")
+    if before and before["data"] != now["data"] and not allow_changed_data:
+        changed = [f"{key} ({data[key]})" for key in data if before["data"].get(key) != now["data"].get(key)]
+        raise OSError(
+            f"data.{', data.'.join(changed)} changed since {run.name} was started:"
+            " --allow_changed_data true resumes it nevertheless"
+        )
+    changed = [key for key in ("code", "packages") if before and before[key] != now[key]]
+    if changed:
+        warn(f"{' and '.join(changed)} changed since {run.name} was started, so results may differ")
+    started = before or now | {"command": COMMAND, "resumed": [], "git_commit": git_commit(root)}
+    if before:
+        started["resumed"] = [*before["resumed"], COMMAND]
+    started |= {
+        "state": "unfinished",
+        "seed": config["seed_everything"],
+        "python": platform.python_version(),
+        "process": {"id": os.getpid(), "host": platform.node()},
+    }
+    write_json(run / "run.json", started)
+
+
+def git_commit(root: Path) -> str | None:
+    """The commit of the project, with "-dirty" if files were changed; None without git or a repository."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip() or None
+    except OSError:
+        return None
