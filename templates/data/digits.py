@@ -1,4 +1,4 @@
-"""Handwritten digits: 1,797 real pictures of 8 x 8 pixels in ten classes, shipped inside scikit-learn.
+"""Handwritten digits: 1,797 real pictures of 8 x 8 pixels in ten classes, shipped with scikit-learn.
 
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, https://doi.org/10.24432/C50P49
 """
@@ -12,44 +12,44 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, default_convert
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_convert
 
-from data.pictures import find_pictures, random_crop, read_picture
+from data.pictures import find_pictures, random_shift, read_picture
 
 
 class BatchDataset(TensorDataset):
-    """A `TensorDataset` that is read by the batch, with one indexing operation a tensor."""
+    """A `TensorDataset` that reads a whole batch with one indexing operation per tensor."""
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
         return self[torch.tensor(indices)]
 
 
 class MyDataModule(LightningDataModule):
-    """Digits as uint8 tensors in memory, split at random but always alike: 70% train, 10% val, 20% test.
+    """Digits in memory, split at random in the same way each time: 70% train, 10% val, 20% test.
+
+    A batch is a pair: pictures (N, 1, 8, 8), float32 in [0, 1], and classes (N,), int64.
 
     Args:
-        batch_size: Samples a step on each device.
-        shift: Largest random shift of a training picture, in pixels; 0 switches it off.
-        num_workers: Processes that fetch batches; 0 is fastest for data in memory.
+        batch_size: Samples per step and device.
+        shift: Largest random shift of training pictures in pixels; 0 disables it.
+        num_workers: Processes that read batches; 0 is fastest for data in memory.
     """
 
-    MODEL_ARGUMENTS = ("class_names", "image_shape", "mean", "std")
-    mean, std = (0.3049,), (0.3755,)  # of the training split's pixels, scaled to [0, 1]
+    inputs: Sequence[str] = ()  # picture files and folders to predict
+    mean, std = (0.3049,), (0.3755,)  # of the training pixels
 
     def __init__(
         self, batch_size: PositiveInt = 64, shift: NonNegativeInt = 1, num_workers: NonNegativeInt = 0
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
         self.batch_size, self.shift, self.num_workers = batch_size, shift, num_workers
-        self.inputs: Sequence[str] = ()  # picture files and folders to predict
 
     @cached_property
     def samples(self) -> tuple[Tensor, Tensor]:
-        """All pictures, (N, 1, 8, 8) uint8, and their classes, (N,) int64."""
+        """All pictures, (N, 1, 8, 8) float32 in [0, 1], and their classes, (N,) int64."""
         digits = load_digits()
-        pixels = torch.from_numpy(digits.images * (255 / digits.images.max())).round().to(torch.uint8)
-        return pixels.unsqueeze(1), torch.from_numpy(digits.target)
+        images = torch.tensor(digits.images / digits.images.max(), dtype=torch.float32)
+        return images.unsqueeze(1), torch.tensor(digits.target)
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -63,23 +63,20 @@ class MyDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         images, targets = self.samples
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        splits = torch.tensor_split(order, (int(0.7 * len(order)), int(0.8 * len(order))))
+        splits = order.tensor_split((int(0.7 * len(order)), int(0.8 * len(order))))
         self.train, self.val, self.test = (BatchDataset(images[split], targets[split]) for split in splits)
         if stage == "predict":
-            self.setup_predict()
+            self.predict = self._read_inputs() if self.inputs else self._first_test_samples()
 
-    def setup_predict(self) -> None:
-        """Reads `inputs`, or takes a few test samples; `predict_columns` says of each where it comes from."""
-        channels, *size = self.image_shape
-        if self.inputs:
-            files = find_pictures(self.inputs)
-            images = torch.stack([read_picture(file, (size[0], size[1]), channels) for file in files])
-            self.predict_columns = [{"input": str(file)} for file in files]
-        else:
-            images, truth = self.test[:8]
-            names = self.class_names
-            self.predict_columns = [{"input": f"test {i}", "truth": names[t]} for i, t in enumerate(truth)]
-        self.predict = BatchDataset(images)
+    def _read_inputs(self) -> list[tuple[Tensor, dict[str, str]]]:
+        """The pictures to predict, each with the columns to print before its prediction."""
+        files = find_pictures(self.inputs)
+        return [(read_picture(file, self.image_shape), {"input": str(file)}) for file in files]
+
+    def _first_test_samples(self) -> list[tuple[Tensor, dict[str, str]]]:
+        images, targets = self.test[:8]
+        truths = [self.class_names[target] for target in targets]
+        return [(images[i], {"input": f"test {i}", "truth": truth}) for i, truth in enumerate(truths)]
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train, shuffle=True)
@@ -93,22 +90,17 @@ class MyDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._loader(self.predict)
 
-    def _loader(self, dataset: BatchDataset, shuffle: bool = False) -> DataLoader:
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # On one device too: its order depends on the epoch alone, not on what ran before.
-        sampler: DistributedSampler = DistributedSampler(dataset, replicas, rank, shuffle=shuffle)
+    def _loader(self, dataset: Dataset | list, shuffle: bool = False) -> DataLoader:
         return DataLoader(
-            dataset,
+            dataset,  # type: ignore[arg-type]
             batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=default_convert,
+            shuffle=shuffle,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            collate_fn=default_convert if isinstance(dataset, BatchDataset) else None,
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        images, *targets = batch
         if self.trainer and self.trainer.training and self.shift:
-            images = random_crop(images, images.shape[2:], self.shift)
-        (mean,), (std,) = self.mean, self.std
-        return images.float().sub_(255 * mean).div_(255 * std), *targets
+            images, targets = batch
+            return random_shift(images, self.shift), targets
+        return batch

@@ -1,13 +1,11 @@
 """MNIST: 70,000 handwritten digits of 28 x 28 pixels in ten classes, white on black, downloaded by torchvision.
 
 Source: Y. LeCun, C. Cortes and C. J. C. Burges, http://yann.lecun.com/exdb/mnist/
-Made for a test accuracy of 0.986 with the default configuration, which has not been measured on MNIST itself yet.
 """
 
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,36 +16,65 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset, default_convert
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_convert
 from torchvision.datasets import MNIST
+from torchvision.transforms.v2.functional import to_dtype
 
-from data.pictures import find_pictures, random_crop, read_picture
+from data.pictures import find_pictures, random_shift, read_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 class BatchDataset(TensorDataset):
-    """A `TensorDataset` that is read by the batch, with one indexing operation a tensor."""
+    """A `TensorDataset` that reads a whole batch with one indexing operation per tensor."""
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        device = self.tensors[0].device
-        return self[torch.tensor(indices, pin_memory=device.type == "cuda").to(device, non_blocking=True)]
+        return self[torch.tensor(indices)]
+
+
+def download(root: Path) -> None:
+    """Downloads those of the four files that are missing; torchvision verifies their checksums.
+
+    Raises:
+        FileNotFoundError: They cannot be downloaded.
+    """
+    folder = root / "MNIST" / "raw"
+    missing = [name for url, _ in MNIST.resources if not (folder / (name := Path(url).stem)).exists()]
+    if not missing:
+        return
+    print(f"downloading MNIST to {folder}", file=sys.stderr)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # seconds; torchvision would wait without end
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=root) as temporary:
+            MNIST(temporary, download=True)
+            for name in missing:  # complete files only, even if the download is interrupted
+                Path(temporary, "MNIST", "raw", name).replace(folder / name)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}, and {MNIST.mirrors[0]} cannot be reached:"
+            " put the files there; the template's variant digits-cnn needs no download"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
 class MyDataModule(LightningDataModule):
-    """MNIST as uint8 tensors in memory: the official test split, and 1/24 of the training samples to validate.
+    """MNIST in memory: the official test split, and 1/24 of the training samples for validation.
+
+    A batch is a pair: pictures (N, 1, H, W), float32 in [0, 1], and classes (N,), int64.
 
     Args:
-        data_dir: Folder that holds MNIST/raw/ with four IDX files, MNIST's or your own of any picture size and
-            class count; MNIST is downloaded when they are missing. A relative path starts at the project's root.
-        batch_size: Samples a step on each device.
-        shift: Largest random shift of a training picture, in pixels; 0 switches it off.
-        num_workers: Processes that fetch batches; 0 is fastest for data in memory.
-        resident: Whether all samples are kept on the device as uint8, which saves copying batches to a GPU.
+        data_dir: Folder that holds MNIST/raw/ with four IDX files, MNIST's or your own with pictures of any size and
+            any number of classes. Missing files are downloaded. A relative path starts at the project's root.
+        batch_size: Samples per step and device.
+        shift: Largest random shift of training pictures in pixels; 0 disables it.
+        num_workers: Processes that read batches; 0 is fastest for data in memory.
     """
 
-    MODEL_ARGUMENTS = ("class_names", "image_shape", "mean", "std")
-    mean, std = (0.1307,), (0.3081,)  # of the training samples' pixels, scaled to [0, 1]
+    inputs: Sequence[str] = ()  # picture files and folders to predict
+    mean, std = (0.1307,), (0.3081,)  # of the training pixels
 
     def __init__(
         self,
@@ -55,68 +82,36 @@ class MyDataModule(LightningDataModule):
         batch_size: PositiveInt = 128,
         shift: NonNegativeInt = 0,
         num_workers: NonNegativeInt = 0,
-        resident: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
         self.data_dir = ROOT / Path(data_dir).expanduser()
         self.batch_size, self.shift, self.num_workers = batch_size, shift, num_workers
-        self.resident = resident
-        if resident and num_workers:
-            raise MisconfigurationException("workers cannot read resident data: set data.num_workers to 0")
-        self.inputs: Sequence[str] = ()  # picture files and folders to predict
 
     def prepare_data(self) -> None:
         if not self.inputs:
-            self.download()
-
-    def download(self) -> None:
-        """Downloads the four files, verified by torchvision, when one of them is missing.
-
-        Raises:
-            FileNotFoundError: They are neither there nor to be had.
-        """
-        folder = self.data_dir / "MNIST" / "raw"
-        names = [Path(name).stem for name, _ in MNIST.resources]
-        if all((folder / name).exists() for name in names):
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        timeout = socket.getdefaulttimeout()
-        try:
-            socket.setdefaulttimeout(20)  # seconds; torchvision would wait for ever
-            # Moved into place one whole file at a time, so that a killed download leaves nothing that looks complete.
-            with TemporaryDirectory(dir=self.data_dir) as temporary, redirect_stdout(sys.stderr):
-                MNIST(temporary, download=True)
-                for name in names:
-                    Path(temporary, "MNIST", "raw", name).replace(folder / name)
-        except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(
-                f"MNIST is not in {folder}, where {', '.join(names)} would be looked for, and could not be "
-                f"downloaded from {' or '.join(MNIST.mirrors)}; the template's variant digits-cnn needs no download"
-            ) from error
-        finally:
-            socket.setdefaulttimeout(timeout)
+            download(self.data_dir)
 
     @cached_property
     def samples(self) -> list[tuple[Tensor, Tensor]]:
-        """Training and test samples: pictures (N, 1, H, W) uint8 and classes (N,) int64.
+        """Training and test samples: pictures (N, 1, H, W), uint8, and classes (N,), int64.
 
         Raises:
-            OSError: The files are damaged, or do not belong together.
+            OSError: A file is damaged, or the files do not belong together.
         """
-        self.download()
+        download(self.data_dir)
+        folder = self.data_dir / "MNIST" / "raw"
         try:
             splits = [MNIST(self.data_dir, train=train) for train in (True, False)]
         except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            folder = self.data_dir / "MNIST"
-            raise OSError(f"{folder} holds a file that is damaged or not IDX: remove it") from error
-        if any(len(split.data) != len(split.targets) for split in splits):
-            raise OSError(f"{self.data_dir / 'MNIST'} holds pictures and classes that differ in number")
+            raise OSError(f"{folder} holds a file that is damaged or not in IDX format: remove or replace it") from error
+        for split in splits:
+            if len(split.data) != len(split.targets):
+                raise OSError(f"{folder} holds {len(split.data)} pictures with {len(split.targets)} labels")
         return [(split.data.unsqueeze(1), split.targets) for split in splits]
 
     @cached_property
     def class_names(self) -> list[str]:
-        """The digits, or the numbers of the classes where there are not ten of them."""
+        """The digits, or the numbers of the classes if there are more or fewer."""
         return [str(number) for number in range(1 + max(int(targets.max()) for _, targets in self.samples))]
 
     @cached_property
@@ -125,40 +120,49 @@ class MyDataModule(LightningDataModule):
         return tuple(self.samples[0][0].shape[1:])
 
     def setup(self, stage: str) -> None:
-        if not (stage == "predict" and self.inputs):
-            (images, targets), test = self.samples
-            shapes = {tuple(pictures.shape[1:]) for pictures in (images, test[0])}
-            if shapes != {tuple(self.image_shape)} or max(targets.max(), test[1].max()) >= len(self.class_names):
-                raise MisconfigurationException(f"{self.data_dir} holds other classes or picture sizes than expected")
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-            val, train = order.split([len(order) // 24, len(order) - len(order) // 24])
-            missing = {*targets.tolist(), *test[1].tolist()} - set(targets[train].tolist())
-            if missing or not len(val):
-                raise MisconfigurationException(
-                    f"{self.data_dir} has too few training pictures, or none of the classes {sorted(missing)}: add some"
-                )
-            if self.resident and self.trainer:
-                device = self.trainer.strategy.root_device
-                images, targets = images.to(device), targets.to(device)
-                test = test[0].to(device), test[1].to(device)
-            samples = BatchDataset(images, targets)  # of which the splits take no copy
-            self.train, self.val = (Subset(samples, split.tolist()) for split in (train, val))
-            self.test = BatchDataset(*test)
-        if stage == "predict":
-            self.setup_predict()
-
-    def setup_predict(self) -> None:
-        """Reads `inputs`, or takes a few test samples; `predict_columns` says of each where it comes from."""
-        channels, *size = self.image_shape
         if self.inputs:
-            files = find_pictures(self.inputs)
-            images = torch.stack([read_picture(file, (size[0], size[1]), channels) for file in files])
-            self.predict_columns = [{"input": str(file)} for file in files]
-        else:
-            images, truth = self.test[:8]
-            names = self.class_names
-            self.predict_columns = [{"input": f"test {i}", "truth": names[t]} for i, t in enumerate(truth)]
-        self.predict = BatchDataset(images)
+            self.predict = self._read_inputs()
+            return
+        (images, targets), test = self.samples
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        splits = order.tensor_split((len(order) // 24,))
+        self.val, self.train = (BatchDataset(images[split], targets[split]) for split in splits)
+        self.test = BatchDataset(*test)
+        self._check_splits()
+        if stage == "predict":
+            self.predict = self._first_test_samples()
+
+    def _check_splits(self) -> None:
+        """Checks that the splits fit each other and the model.
+
+        Raises:
+            MisconfigurationException: They do not.
+        """
+        known = set(self.train.tensors[1].tolist())
+        for split in (self.train, self.val, self.test):
+            images, targets = split.tensors
+            if not len(images):
+                raise MisconfigurationException(f"{self.data_dir} has too few pictures: use 24 or more for training")
+            if images.shape[1:] != self.image_shape:
+                raise MisconfigurationException(
+                    f"{self.data_dir} has pictures of {tuple(images.shape[1:])} channels, rows and columns,"
+                    f" and the model takes {tuple(self.image_shape)}: give all the same size"
+                )
+            classes = set(targets.tolist())
+            if unknown := {*(classes - known), *(i for i in classes if i >= len(self.class_names))}:
+                raise MisconfigurationException(
+                    f"{self.data_dir} has no training pictures of the classes {sorted(unknown)}: add some"
+                )
+
+    def _read_inputs(self) -> list[tuple[Tensor, dict[str, str]]]:
+        """The pictures to predict, each with the columns to print before its prediction."""
+        files = find_pictures(self.inputs)
+        return [(read_picture(file, self.image_shape), {"input": str(file)}) for file in files]
+
+    def _first_test_samples(self) -> list[tuple[Tensor, dict[str, str]]]:
+        images, targets = self.test[:8]
+        truths = [self.class_names[target] for target in targets]
+        return [(images[i], {"input": f"test {i}", "truth": truth}) for i, truth in enumerate(truths)]
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train, shuffle=True)
@@ -172,22 +176,19 @@ class MyDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._loader(self.predict)
 
-    def _loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # On one device too: its order depends on the epoch alone, not on what ran before.
-        sampler: DistributedSampler = DistributedSampler(dataset, replicas, rank, shuffle=shuffle)
+    def _loader(self, dataset: Dataset | list, shuffle: bool = False) -> DataLoader:
         return DataLoader(
-            dataset,
+            dataset,  # type: ignore[arg-type]
             batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=default_convert,
+            shuffle=shuffle,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            collate_fn=default_convert if isinstance(dataset, BatchDataset) else None,
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        images, *targets = batch
+        """Converts pictures to float32 in [0, 1], and shifts those of training."""
+        images, rest = batch
+        images = to_dtype(images, torch.float32, scale=True)
         if self.trainer and self.trainer.training and self.shift:
-            images = random_crop(images, images.shape[2:], self.shift)
-        (mean,), (std,) = self.mean, self.std
-        return images.float().sub_(255 * mean).div_(255 * std), *targets
+            images = random_shift(images, self.shift)
+        return images, rest

@@ -1,11 +1,11 @@
-"""Pictures and masks of their pixels' classes; without any, handwritten digits scattered over canvases.
+"""Pictures and masks of the classes of their pixels, or an embedded set of handwritten digits on textured canvases.
 
-Source of the digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, 10.24432/C50P49
+Source of the digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, https://doi.org/10.24432/C50P49
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
@@ -16,131 +16,161 @@ import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.nn.functional import pad
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_convert
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import normalize, resized_crop, to_dtype
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import Compose, RandomCrop, RandomHorizontalFlip, Resize
+from torchvision.tv_tensors import Image, Mask
 
-from data.canvases import SUFFIXES, find_pictures, make_canvases, open_picture, read_picture, refuse
+from data.canvases import find_pictures, list_pictures, make_canvases, open_picture, read_picture, refuse
 
 ROOT = Path(__file__).resolve().parents[1]
-IGNORED = 255  # in a mask: of no class
-BatchSize = restricted_number_type("BatchSize", int, [(">=", 2)])  # batch normalisation needs two
+IGNORED = 255  # in a mask: the pixel has no class
+BatchSize = restricted_number_type("BatchSize", int, [(">=", 2)])  # batch normalization needs two pictures
 Scale = restricted_number_type("Scale", float, [(">=", 1), ("<=", 4)])
-Pair = tuple[Path, Path] | tuple[Tensor, Tensor]
+Files = tuple[Path, Path]  # of a picture and its mask
+Pair = Files | tuple[Tensor, Tensor]
+
+
+def find_pairs(folder: Path) -> list[Files]:
+    """Pairs the pictures of images/ with the masks of masks/ by the names of the files without suffix.
+
+    Raises:
+        OSError: A picture or a mask has no partner, or two.
+    """
+    found: list[dict[str, Path]] = []
+    problems = []
+    for name in ("images", "masks"):
+        if not (folder / name).is_dir():
+            refuse(folder, [f"there is no folder {name}/: it must hold images/ and masks/"])
+        files: dict[str, Path] = {}
+        for file in list_pictures(folder / name):
+            if files.setdefault(file.stem, file) != file:
+                problems.append(f"{file} and {files[file.stem]} have the same name")
+        found.append(files)
+    images, masks = found
+    problems += [f"{images[stem]} has no mask" for stem in sorted(images.keys() - masks.keys())]
+    problems += [f"{masks[stem]} has no picture" for stem in sorted(masks.keys() - images.keys())]
+    refuse(folder, problems)
+    return [(file, masks[stem]) for stem, file in images.items()]
 
 
 def read_mask(file: Path) -> Tensor:
-    """Reads a mask as classes (H, W) uint8; of a palette's colours it takes the indices.
+    """Reads the classes of a mask, (H, W) uint8. From a picture with a palette it takes the indices of the colours.
 
     Raises:
-        OSError: It cannot be decoded, or holds colours or numbers above 255.
+        OSError: It cannot be decoded, or does not hold integers from 0 to 255.
     """
-    try:
-        with open_picture(file) as picture:
+    with open_picture(file) as picture:
+        try:
             pixels = np.asarray(picture)
-    except Exception as error:  # whatever a plug-in of Pillow's makes of damaged data
-        raise OSError(f"{file} cannot be decoded ({error}): mend or remove it") from error
+        except Exception as error:  # Pillow raises many types for damaged files
+            raise OSError(f"{file} cannot be decoded ({error}): repair or remove it") from error
     if pixels.ndim != 2:
-        raise OSError(f"{file} is a picture in colours: write the index of the class into each pixel")
-    if pixels.max() > IGNORED:
-        raise OSError(f"{file} holds numbers above {IGNORED}: write the index of the class into each pixel")
+        raise OSError(f"{file} is a colour picture: write the index of the class to each pixel")
+    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > IGNORED:
+        raise OSError(f"{file} has other pixels than 0 to {IGNORED}: write the index of the class to each pixel")
     return torch.from_numpy(pixels.astype(np.uint8))
 
 
-def check_pair(pair: tuple[Path, Path]) -> str | int:
-    """The highest class of a picture's mask, -1 if there is none, or what is wrong with the two."""
+def highest_class(files: Files) -> int | str:
+    """The highest class of a mask, -1 if no pixel has a class; or what is wrong with the picture or its mask."""
     try:
-        with open_picture(pair[0]) as picture:
-            size = (picture.height, picture.width)
-        mask = read_mask(pair[1])
+        with open_picture(files[0]) as picture:
+            width, height = picture.size
+        mask = read_mask(files[1])
     except OSError as error:
         return str(error)
-    if size != tuple(mask.shape):
-        return f"{pair[1]} is {mask.shape[1]} x {mask.shape[0]} pixels, but its picture {size[1]} x {size[0]}"
-    classes = mask[mask != IGNORED]
-    return int(classes.max()) if len(classes) else -1
+    if (height, width) != mask.shape:
+        return f"{files[1]} has {mask.shape[1]} x {mask.shape[0]} pixels, but its picture {width} x {height}"
+    return int(mask[mask != IGNORED].max()) if (mask != IGNORED).any() else -1
+
+
+def split_pairs(pairs: list[Files]) -> dict[str, list[Files]]:
+    """Splits into 70% train, 10% val and 20% test by the content of the pictures, so that copies stay together."""
+    digests = [sha256(picture.read_bytes()).digest() for picture, _ in pairs]
+    rank = {digest: i % 10 for i, digest in enumerate(sorted(set(digests)))}
+    splits: dict[str, list[Files]] = {"train": [], "val": [], "test": []}
+    for pair, digest in zip(pairs, digests, strict=True):
+        splits["train" if rank[digest] < 7 else "val" if rank[digest] == 7 else "test"].append(pair)
+    return splits
+
+
+def random_crop(image: Image, mask: Mask, size: int, scale: float) -> Any:
+    """Crops a square at random and resizes it. Pixels beyond the edges of the picture are black and have no class.
+
+    Args:
+        image: Picture (3, H, W) uint8.
+        mask: Its mask (H, W) uint8.
+        size: Height and width of the result in pixels.
+        scale: The crop is enlarged by a factor from 1 / scale to scale.
+    """
+    side = round(size * scale ** (2 * torch.rand(()).item() - 1))
+    crop = RandomCrop(side, pad_if_needed=True, fill={Image: 0, Mask: IGNORED})
+    return Resize((size, size))(*crop(image, mask))
 
 
 class PairDataset(Dataset):
-    """Pictures (3, H, W) uint8 and masks (H, W) uint8, from files or from memory; read by the batch, of one size.
+    """Pictures (3, H, W) float32 in [0, 1] and masks (H, W) int64.
 
     Args:
-        pairs: A picture and a mask each.
-        crop: Height and width of random crops; None leaves pictures whole and pads a batch to its largest.
-        scale: Crops show between 1 / scale and scale times as much on a side.
+        pairs: Files, or tensors (3, H, W) uint8 and (H, W) uint8, of pictures and masks.
+        transform: Random changes of a picture and its mask.
     """
 
-    def __init__(self, pairs: Sequence[Pair], crop: int | None = None, scale: float = 1.0) -> None:
-        self.pairs, self.crop, self.scale = pairs, crop, scale
+    def __init__(self, pairs: Sequence[Pair], transform: Callable[[Image, Mask], Any] | None = None) -> None:
+        self.pairs, self.transform = pairs, transform
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         picture, mask = self.pairs[index]
-        if isinstance(picture, Path) and isinstance(mask, Path):
-            return read_picture(picture), read_mask(mask)
-        return picture, mask  # type: ignore[return-value]
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        samples = [self[index] for index in indices]
-        if self.crop:
-            # The batch alone decides on its crops, not the worker that makes it: so a resumed run sees the same.
-            random = torch.Generator().manual_seed(hash(tuple(indices)))
-            samples = [self._random_crop(picture, mask, self.crop, random) for picture, mask in samples]
-        height = max(picture.shape[1] for picture, _ in samples)
-        width = max(picture.shape[2] for picture, _ in samples)
-        pictures, masks = [], []
-        for picture, mask in samples:
-            margin = (0, width - picture.shape[2], 0, height - picture.shape[1])
-            pictures.append(pad(picture, margin))
-            masks.append(pad(mask, margin, value=IGNORED))
-        return torch.stack(pictures), torch.stack(masks)
-
-    def _random_crop(self, picture: Tensor, mask: Tensor, size: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        shown = round(size * self.scale ** (2 * torch.rand(1, generator=random).item() - 1))
-        margin = (0, max(shown - picture.shape[2], 0), 0, max(shown - picture.shape[1], 0))
-        picture, mask = pad(picture, margin), pad(mask, margin, value=IGNORED)
-        top, left = (torch.randint(side - shown + 1, (), generator=random).item() for side in picture.shape[1:])
-        box = (int(top), int(left), shown, shown, [size, size])
-        picture = resized_crop(picture, *box, antialias=True)
-        return picture, resized_crop(mask.unsqueeze(0), *box, interpolation=InterpolationMode.NEAREST).squeeze(0)
+        image = Image(read_picture(picture) if isinstance(picture, Path) else picture)
+        target = Mask(read_mask(mask) if isinstance(mask, Path) else mask)
+        if self.transform:
+            image, target = self.transform(image, target)
+        return image / 255, target.long()
 
 
 class PictureDataset(Dataset):
-    """Whole pictures from files or from memory, read in batches of one."""
+    """Pictures (3, H, W) float32 in [0, 1], with the columns to print before their predictions.
 
-    def __init__(self, pictures: Sequence[Path] | Sequence[Tensor]) -> None:
-        self.pictures = pictures
+    Args:
+        pictures: Files or tensors (3, H, W) uint8.
+        names: Names of the pictures.
+    """
+
+    def __init__(self, pictures: Sequence[Path | Tensor], names: Sequence[str]) -> None:
+        self.pictures, self.names = pictures, names
 
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor]:
-        """Pictures of one size, (N, 3, H, W) uint8."""
-        pictures = [self.pictures[index] for index in indices]
-        return (torch.stack([read_picture(p) if isinstance(p, Path) else p for p in pictures]),)
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, str]]:
+        picture = self.pictures[index]
+        pixels = read_picture(picture) if isinstance(picture, Path) else picture
+        return pixels / 255, {"input": self.names[index]}
 
 
 class MyDataModule(LightningDataModule):
-    """Pictures of any size and their masks: training sees random crops, evaluation whole pictures.
+    """Pictures of any size and their masks. Training uses random crops, evaluation whole pictures.
+
+    A batch is a pair: pictures (N, 3, H, W), float32 in [0, 1], and masks (N, H, W), int64, of classes from 0, where 255
+    means that a pixel has no class.
 
     Args:
-        data_dir: Folder with images/ and masks/, paired by the names of the files without suffix, and perhaps a
-            classes.txt with a name a line. Masks hold the index of a class in each pixel, 255 where there is none.
-            70% of the pictures train, 10% validate and 20% test; copies stay together. Null takes the canvases. A
-            relative path starts at the project's root.
-        crop_size: Height and width in pixels of training crops; null takes the median of the shorter sides of the
-            pictures, down to a multiple of 32, at most 480.
-        scale: Crops show between 1 / scale and scale times as much on a side; 1 switches it off.
-        flip: Whether half of the training crops are mirrored at random.
-        batch_size: Pictures a step on each device, at least 2.
-        num_workers: Processes that decode pictures.
+        data_dir: Folder with images/ and masks/, whose files have the same names except for the suffix. The pixels of
+            masks are indices of classes, or 255. A file classes.txt may name the classes, one per line. 70% of the
+            pictures are for training, 10% for validation and 20% for testing. A relative path starts at the project's
+            root. Null uses the embedded pictures.
+        crop_size: Height and width of training crops in pixels; null takes the median of the shorter sides of the
+            pictures, rounded down to a multiple of 32, at most 480.
+        scale: Zoom training crops at random by factors from 1 / scale to scale; 1 disables it.
+        flip: Mirror half of the training crops.
+        batch_size: Pictures per step and device in training. Other pictures differ in size, so a batch has one.
+        num_workers: Processes that read pictures.
     """
 
-    MODEL_ARGUMENTS = ("class_names", "mean", "std")
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as pretrained networks want them
+    inputs: Sequence[str] = ()  # picture files and folders to predict
 
     def __init__(
         self,
@@ -154,133 +184,33 @@ class MyDataModule(LightningDataModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.data_dir = ROOT / Path(data_dir).expanduser() if data_dir else None
-        self.scale, self.flip, self.batch_size, self.num_workers = scale, flip, batch_size, num_workers
-        self.inputs: Sequence[str] = ()  # picture files and folders to predict
-
-    def list_pairs(self, folder: Path) -> list[tuple[Path, Path]]:
-        """The pictures and masks of a folder.
-
-        Raises:
-            OSError: A picture or a mask has no partner, or two.
-        """
-        files: list[dict[str, Path]] = []
-        problems = []
-        for name in ("images", "masks"):
-            if not (folder / name).is_dir():
-                refuse(folder, [f"there is no folder {name}/: it takes images/ and masks/"])
-            files.append({})
-            for file in sorted((folder / name).iterdir()):
-                if file.suffix.lower() in SUFFIXES and files[-1].setdefault(file.stem, file) != file:
-                    problems.append(f"{file} has the same name as {files[-1][file.stem]}")
-        images, masks = files
-        problems += [f"{images[stem]} has no mask" for stem in sorted(images.keys() - masks.keys())]
-        problems += [f"{masks[stem]} has no picture" for stem in sorted(masks.keys() - images.keys())]
-        refuse(folder, problems)
-        return [(file, masks[stem]) for stem, file in images.items()]
+        self.batch_size, self.num_workers = batch_size, num_workers
 
     @cached_property
-    def pairs(self) -> tuple[dict[str, list[Pair]], list[str]]:
-        """The pictures and masks of train, val and test, and the names of the classes.
+    def samples(self) -> tuple[list[str], dict[str, list[Any]]]:
+        """The names of the classes, and pictures and masks by split.
 
         Raises:
-            OSError: Something is wrong with the files; all of it is named.
+            OSError: Files are missing or cannot be used; the message names them.
         """
         if self.data_dir is None:
-            canvases = make_canvases().items()
-            names = ["background", *map(str, range(10))]
-            return {split: [(canvas.picture, canvas.mask) for canvas in part] for split, part in canvases}, names
-        pairs = self.list_pairs(self.data_dir)
+            splits = {name: [(each.picture, each.mask) for each in part] for name, part in make_canvases().items()}
+            return ["background", *map(str, range(10))], splits
+        pairs = find_pairs(self.data_dir)
         with ThreadPoolExecutor() as pool:
-            checked = list(pool.map(check_pair, pairs))
-        problems = [problem for problem in checked if isinstance(problem, str)]
-        highest = max((top for top in checked if isinstance(top, int)), default=0)
-        listed = self.data_dir / "classes.txt"
-        names = listed.read_text(encoding="utf-8").split("\n") if listed.exists() else []
-        names = [name.strip() for name in names if name.strip()] or [str(i) for i in range(highest + 1)]
-        for (_, mask), top in zip(pairs, checked, strict=True):
-            if isinstance(top, int) and top >= len(names):
-                problems.append(f"{mask} holds class {top}, but {listed} names {len(names)}, from 0 on")
-        if not problems and highest < 1:
-            problems = ["the masks hold no class but 0 and 255: write 1 for the second class, as 255 stands for none"]
+            results = list(pool.map(highest_class, pairs))
+        problems = [result for result in results if isinstance(result, str)]
+        highest = {mask: result for (_, mask), result in zip(pairs, results, strict=True) if isinstance(result, int)}
+        names = self._listed_names() or [str(i) for i in range(max(highest.values(), default=0) + 1)]
+        problems += [
+            f"{mask} has class {result}, but classes.txt names only classes 0 to {len(names) - 1}"
+            for mask, result in highest.items()
+            if result >= len(names)
+        ]
+        if not problems and max(highest.values(), default=0) < 1:
+            problems = ["all pixels of the masks are 0 or 255, but 255 means no class: write 1 for the second class"]
+        splits = split_pairs(pairs) if not problems else {}
+        if not problems and (len(splits["train"]) < 2 or not splits["val"] or not splits["test"]):
+            problems = [f"it has {len(pairs)} pictures, or fewer without copies; at least 10 are needed"]
         refuse(self.data_dir, problems)
-        return self._split(pairs), names
-
-    def _split(self, pairs: list[tuple[Path, Path]]) -> dict[str, list[Pair]]:
-        """Seven of ten different pictures for train, one for val and two for test, whatever their names are."""
-        digests = [sha256(picture.read_bytes()).digest() for picture, _ in pairs]
-        rank = {digest: i % 10 for i, digest in enumerate(sorted(set(digests)))}
-        splits: dict[str, list[Pair]] = {"train": [], "val": [], "test": []}
-        for pair, digest in zip(pairs, digests, strict=True):
-            splits["train" if rank[digest] < 7 else "val" if rank[digest] == 7 else "test"].append(pair)
-        if not (len(splits["train"]) > 1 and splits["val"] and splits["test"]):
-            refuse(self.data_dir, [f"{len(rank)} different pictures are too few: ten are the least"])
-        return splits
-
-    @cached_property
-    def class_names(self) -> list[str]:
-        return self.pairs[1]
-
-    @cached_property
-    def crop_size(self) -> int:
-        """Height and width of training crops in pixels."""
-        if size := self.hparams["crop_size"]:
-            return int(size)
-        pairs = self.pairs[0]["train"]
-        some = pairs[:: -(-len(pairs) // 100)]
-        sides = [min(open_picture(p).size) if isinstance(p, Path) else min(p.shape[1:]) for p, _ in some]
-        return min(max(int(median(sides)) // 32 * 32, 32), 480)
-
-    def setup(self, stage: str) -> None:
-        if not (stage == "predict" and self.inputs):
-            splits, _ = self.pairs
-            self.train = PairDataset(splits["train"], self.crop_size, self.scale)
-            self.val, self.test = PairDataset(splits["val"]), PairDataset(splits["test"])
-        if stage == "predict":
-            self.setup_predict()
-
-    def setup_predict(self) -> None:
-        """Lists `inputs`, or takes a few test pictures; `predict_columns` says of each where it comes from."""
-        if self.inputs:
-            files = find_pictures(self.inputs)
-            self.predict_columns = [{"input": str(file)} for file in files]
-            self.predict = PictureDataset(files)
-        else:
-            pictures: list[Any] = [picture for picture, _ in self.test.pairs[:8]]
-            names = [str(picture) if isinstance(picture, Path) else f"test{i}" for i, picture in enumerate(pictures)]
-            self.predict_columns = [{"input": name} for name in names]
-            self.predict = PictureDataset(pictures)
-
-    def train_dataloader(self) -> DataLoader:
-        return self._loader(self.train, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader:
-        return self._loader(self.val)
-
-    def test_dataloader(self) -> DataLoader:
-        return self._loader(self.test)
-
-    def predict_dataloader(self) -> DataLoader:
-        return self._loader(self.predict, batch_size=1)
-
-    def _loader(self, dataset: Dataset, shuffle: bool = False, batch_size: int | None = None) -> DataLoader:
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # On one device too: its order depends on the epoch alone, not on what ran before.
-        sampler: DistributedSampler = DistributedSampler(dataset, replicas, rank, shuffle=shuffle)
-        size = batch_size or self.batch_size
-        return DataLoader(
-            dataset,
-            batch_size=size,
-            sampler=sampler,
-            collate_fn=default_convert,
-            drop_last=shuffle and len(sampler) % size == 1,  # batch normalisation needs two
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-        )
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        images, *masks = batch
-        if self.trainer and self.trainer.training and self.flip:
-            mirrored = torch.rand(len(images), device=images.device) < 0.5
-            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
-            masks = [torch.where(mirrored.view(-1, 1, 1), masks[0].flip(-1), masks[0])]
-        return normalize(to_dtype(images, torch.float32, scale=True), self.mean, self.std), *(m.long() for m in masks)
+        return names, splits

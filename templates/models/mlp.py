@@ -1,4 +1,4 @@
-"""The network, and how it is trained and judged."""
+"""A multilayer perceptron for pictures, and its LightningModule."""
 
 from math import prod
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
@@ -15,36 +14,24 @@ from torchvision.transforms.v2 import Normalize
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
-EXAMPLES = 32  # test samples that are drawn; at most half of them wrong ones
-
-
-class MLP(nn.Sequential):
-    """Three linear layers: (N, C, H, W) float32 to logits (N, num_classes)."""
-
-    def __init__(self, image_shape: tuple[int, ...], num_classes: int, hidden: int) -> None:
-        super().__init__(
-            nn.Flatten(),
-            nn.Linear(prod(image_shape), hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, num_classes),
-        )
+Batch = tuple[Tensor, Tensor]  # pictures (N, C, H, W), float32 in [0, 1], and classes (N,), int64
+Example = tuple[Tensor, int, int]  # picture (C, H, W), true class and predicted class
+EXAMPLES = 32  # test samples that are drawn; up to half of them misclassified
 
 
 class MyModel(LightningModule):
-    """Classifies pictures of one size with a multilayer perceptron.
+    """Classifies pictures of one size with three linear layers.
 
     Args:
         class_names: Name of each class.
         image_shape: Channels, height and width in pixels.
-        mean: Of each channel's pixels, scaled to [0, 1].
-        std: Standard deviation, likewise.
+        mean: Mean of the training pixels of each channel.
+        std: Their standard deviation.
         hidden: Width of the two hidden layers.
-        lr: Learning rate: the peak of the one-cycle schedule, the start of the cosine.
-        optimizer: sgd has a momentum of 0.9, adam betas of 0.9 and 0.99; the others are as PyTorch has them.
-        scheduler: Learning rate over the run: up and down in one cycle, down along a cosine, or constant.
-        weight_decay: L2 penalty, decoupled from the gradient with adamw.
+        lr: Learning rate; the highest one where a scheduler changes it.
+        optimizer: Name of the optimizer; see models/optimizers.py.
+        scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
+        weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
         label_smoothing: Share of each target that is spread over all classes.
     """
 
@@ -63,78 +50,103 @@ class MyModel(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.net = MLP(image_shape, len(class_names), hidden)
+        self.network = nn.Sequential(
+            Normalize(mean, std),
+            nn.Flatten(),
+            nn.Linear(prod(image_shape), hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, len(class_names)),
+        )
+        self.example_input_array = torch.rand(2, *image_shape)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.acc = MulticlassAccuracy(len(class_names), average="micro")
         self.confusion = MulticlassConfusionMatrix(len(class_names))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures (N, C, H, W) float32 to logits (N, num_classes) float32."""
-        return self.net(images.to(self.dtype)).float()
+        """Pictures (N, C, H, W), float32 in [0, 1], to logits (N, num_classes)."""
+        return self.network(images.to(self.dtype))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
         return self.criterion(self(images), targets)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
 
     def on_test_start(self) -> None:
         self.confusion.reset()
-        self.wrong: list[tuple[Tensor, int, int]] = []  # picture, truth and prediction of some test samples
-        self.right: list[tuple[Tensor, int, int]] = []
+        self.wrong: list[Example] = []
+        self.right: list[Example] = []
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         images, targets = batch
-        predictions = self._evaluate(batch, "test").argmax(dim=1)
+        predictions = self._step(batch, "test").argmax(dim=1)
         self.confusion.update(predictions, targets)
-        for image, truth, prediction in zip(images, targets.tolist(), predictions.tolist(), strict=True):
-            examples = self.right if truth == prediction else self.wrong
-            if len(examples) < (EXAMPLES if truth == prediction else EXAMPLES // 2):
-                examples.append((image, truth, prediction))
+        for image, target, prediction in zip(images, targets.tolist(), predictions.tolist(), strict=True):
+            examples = self.right if prediction == target else self.wrong
+            if len(examples) < EXAMPLES:
+                examples.append((image.clone(), target, prediction))
 
-    def on_test_epoch_end(self) -> None:
-        self.matrix = self.confusion.compute()
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        """Logs the loss and the accuracy of a batch; returns its logits."""
         images, targets = batch
         logits = self(images)
         self.acc(logits, targets)
         metrics = {f"{stage}/loss": self.criterion(logits, targets), f"{stage}/acc": self.acc}
-        self.log_dict(metrics, prog_bar=stage == "val", batch_size=len(targets), sync_dist=True)
+        self.log_dict(metrics, prog_bar=True, batch_size=len(targets), sync_dist=True)
         return logits
 
-    def predict_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, list[Any]]:
-        """Class and probability of each picture of a batch."""
-        probability, index = self(batch[0]).softmax(dim=1).max(dim=1)
+    def predict_step(self, batch: tuple[Tensor, dict[str, list[str]]], batch_idx: int) -> dict[str, list[Any]]:
+        """Adds columns with the class and the probability of each picture to the columns of the data module."""
+        images, columns = batch
+        probability, index = self(images).softmax(dim=1).max(dim=1)
         names = self.hparams["class_names"]
-        return {"class": [names[i] for i in index.tolist()], "probability": probability.tolist()}
+        return columns | {"class": [names[i] for i in index], "probability": probability.tolist()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
-    def export_module(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        """The network for use elsewhere, pictures (N, C, H, W) float32 in [0, 1] to logits, and an example input."""
-        module = nn.Sequential(Normalize(self.hparams["mean"], self.hparams["std"]), self.net)
-        return module, (torch.rand(2, *self.hparams["image_shape"]),)
-
     def figures(self) -> dict[str, Figure]:
-        """What the test showed, by file name: the confusion matrix, and samples with the misclassified ones first."""
+        """Figures of the last test by file name; misclassified samples come first."""
         names = self.hparams["class_names"]
-        size = max(5.0, 0.6 * len(names))
-        confusion, axis = plt.subplots(figsize=(size, size), layout="constrained")
-        self.confusion.plot(self.matrix, ax=axis, labels=names, add_text=len(names) <= 30)
+        examples = self.wrong[: EXAMPLES // 2] + self.right
+        return {
+            "confusion_matrix": draw_confusion(self.confusion.compute().tolist(), names),
+            "test_samples": draw_examples(examples[:EXAMPLES], names),
+        }
 
-        mean, std = (torch.tensor(self.hparams[key]).view(-1, 1, 1) for key in ("mean", "std"))
-        samples, axes = plt.subplots(4, EXAMPLES // 4, figsize=(12, 8), layout="constrained")
-        samples.suptitle("Predicted class; where it is wrong, in red and above the truth")
-        for axis in axes.flat:
-            axis.axis("off")
-        for axis, (image, truth, prediction) in zip(axes.flat, self.wrong + self.right, strict=False):
-            axis.imshow((image.cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).numpy(), cmap="gray")
-            if truth == prediction:
-                axis.set_title(names[truth], fontsize=9)
-            else:
-                axis.set_title(f"{names[prediction]}\nnot {names[truth]}", fontsize=9, color="red", weight="bold")
-        return {"confusion_matrix": confusion, "test_samples": samples}
+
+def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
+    """Draws a confusion matrix, given as one row for each true class."""
+    size = min(4 + 0.4 * len(names), 24)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(counts, cmap="Blues")
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
+    for row, values in enumerate(counts):
+        for column, count in enumerate(values):
+            if count and len(names) <= 40:
+                color = "white" if count > max(map(max, counts)) / 2 else "black"
+                axis.text(column, row, str(count), color=color, ha="center", va="center")
+    return figure
+
+
+def draw_examples(examples: list[Example], names: list[str]) -> Figure:
+    """Draws pictures with their predicted class as the title, in red with the true class if it is wrong."""
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    axes = figure.subplots(4, EXAMPLES // 4)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (image, target, prediction) in zip(axes.flat, examples, strict=False):
+        axis.imshow(image.cpu().permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+        if prediction == target:
+            axis.set_title(names[prediction], fontsize=9, parse_math=False)
+        else:
+            title = f"{names[prediction]}\nnot {names[target]}"
+            axis.set_title(title, fontsize=9, color="red", parse_math=False)
+    return figure

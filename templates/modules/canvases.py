@@ -1,6 +1,6 @@
-"""Reading picture files as they are, and the embedded pictures: handwritten digits scattered over canvases."""
+"""Read picture files on their own pixel grid, and draw the embedded pictures: handwritten digits on textured canvases."""
 
-import warnings
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -15,7 +16,9 @@ from torch.nn.functional import interpolate
 from torchvision.ops import box_iou, masks_to_boxes
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# Pillow decodes these itself; for others, such as EPS, it may run another program.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 CANVASES, SIDE = 400, 128  # number of embedded pictures, and their height and width in pixels
 
 
@@ -23,67 +26,98 @@ def refuse(source: object, problems: Sequence[str]) -> None:
     """Raises OSError with the first twenty `problems` of `source`, if there are any."""
     if problems:
         more = [f"and {len(problems) - 20} more"] if len(problems) > 20 else []
-        raise OSError("\n  ".join([f"{source} cannot be used, mend it first:", *problems[:20], *more]))
+        raise OSError("\n  ".join([f"{source} has errors:", *problems[:20], *more]))
+
+
+def list_pictures(folder: Path, pattern: str = "*") -> list[Path]:
+    """Lists the files in a folder that have the suffix of a picture, sorted; links to missing files, too."""
+    files = sorted(file for file in folder.glob(pattern) if file.suffix.lower() in SUFFIXES)
+    return [file for file in files if file.is_file() or not file.exists()]  # a pipe or socket would block
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
-    """Lists the picture files among `paths` and, sorted, in the folders among them.
+    """Lists the picture files among `paths` and, sorted, in the folders among them and their subfolders.
+
+    Files in folders that look like pictures and cannot be opened are left out and named in a warning.
 
     Raises:
-        FileNotFoundError: A path does not exist, or there is no picture at all.
+        FileNotFoundError: A path is neither a file nor a folder, or there is no picture.
     """
     files: list[Path] = []
+    unreadable: list[Path] = []
     for path in map(Path, paths):
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: name picture files or folders that hold some")
-        found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files += [file for file in found if path.is_file() or file.suffix.lower() in SUFFIXES]
+        if path.is_dir():
+            for file in list_pictures(path, "**/*"):
+                (files if can_open(file) else unreadable).append(file)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"{path} is neither a file nor a folder: use picture files or folders of pictures")
+    if unreadable:
+        names = ", ".join(map(str, unreadable[:20])) + (" and others" if len(unreadable) > 20 else "")
+        rank_zero_only(print)(f"warning: left out {len(unreadable)} unreadable: {names}", file=sys.stderr)
     if not files:
-        raise FileNotFoundError(f"no picture in {', '.join(map(str, paths))}: looked for {' '.join(sorted(SUFFIXES))}")
+        raise FileNotFoundError(f"no picture in {', '.join(map(str, paths))}: looked for {' '.join(SUFFIXES)}")
     return files
+
+
+def can_open(file: Path) -> bool:
+    """Whether a file has the header of a picture."""
+    try:
+        open_picture(file).close()
+    except OSError:
+        return False
+    return True
 
 
 def open_picture(file: Path) -> Image.Image:
     """Opens a picture without decoding its pixels.
 
     Raises:
-        OSError: The file is not a picture that Pillow can read, or holds too many pixels to be one.
+        OSError: The file is not a picture, or has too many pixels for one.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of many pixels; Pillow refuses what would not fit into memory
-            return Image.open(file)
-    except Exception as error:  # whatever a plug-in of Pillow's makes of a damaged header
-        raise OSError(f"{file} is not a readable picture ({error}): mend or remove it") from error
+        return Image.open(file, formats=FORMATS)
+    except Exception as error:  # Pillow raises many types for damaged headers
+        raise OSError(f"{file} is not a readable picture ({error}): repair or remove it") from error
 
 
 def read_picture(file: Path) -> Tensor:
-    """Reads a picture of any mode as (3, H, W) uint8, on the pixel grid that it is stored in.
+    """Reads a picture of any mode as (3, H, W) uint8, as it is stored, without turning it by its EXIF data.
 
-    Transparent parts become black, and 16 bits a pixel are scaled to 8.
+    Transparent parts become black, and 16 bits per pixel are scaled to 8.
 
     Raises:
         OSError: The file cannot be decoded.
     """
-    picture = open_picture(file)
-    try:
-        with picture:
-            picture.load()
-    except Exception as error:  # as above
-        raise OSError(f"{file} cannot be decoded ({error}): mend or remove it") from error
-    if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip rather than scale
+    with open_picture(file) as picture:
+        try:
+            return pil_to_tensor(convert_to_rgb(picture))
+        except Exception as error:  # Pillow raises many types for damaged files
+            raise OSError(f"{file} cannot be decoded ({error}): repair or remove it") from error
+
+
+def convert_to_rgb(picture: Image.Image) -> Image.Image:
+    """Converts a picture of any mode."""
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling
         picture = picture.point(lambda value: value / 256).convert("L")
-    elif picture.has_transparency_data:
+        picture.info.pop("transparency", None)
+    if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
-    return pil_to_tensor(picture.convert("RGB"))
+    return picture.convert("RGB")
 
 
 class Canvas(NamedTuple):
-    """A picture (3, SIDE, SIDE) uint8, its mask (SIDE, SIDE) uint8, and its K digits' boxes and classes.
+    """A picture of K digits.
 
-    In the mask 0 is the background, and digit d is d + 1. Boxes are (K, 4) float32, x and y of the first and after the
-    last pixel; classes are (K,) int64.
+    Attributes:
+        picture: (3, SIDE, SIDE) uint8.
+        mask: (SIDE, SIDE) uint8; 0 is the background, and d + 1 the digit d.
+        boxes: (K, 4) float32; left, top, right and bottom in pixels, the last two exclusive.
+        labels: (K,) int64, the digits.
     """
 
     picture: Tensor
@@ -94,7 +128,7 @@ class Canvas(NamedTuple):
 
 @lru_cache(maxsize=1)
 def make_canvases() -> dict[str, list[Canvas]]:
-    """Canvases of train, val and test, always the same; no digit of one split is in another."""
+    """Draws the canvases of train, val and test, which are always the same; the splits share no handwritten digit."""
     digits = load_digits()
     random = np.random.default_rng(0)
     order = random.permutation(len(digits.target))
@@ -108,7 +142,13 @@ def make_canvases() -> dict[str, list[Canvas]]:
 
 
 def draw_canvas(images: Tensor, targets: np.ndarray, random: np.random.Generator) -> Canvas:
-    """Scatters two to six of the digits (N, 8, 8), values in [0, 1], over a texture; they hardly overlap."""
+    """Draws two to six digits that hardly overlap, of random size, place and colour, on a texture.
+
+    Args:
+        images: Digits (N, 8, 8) float32 in [0, 1] to choose from.
+        targets: Their classes, (N,) integers.
+        random: Source of random numbers.
+    """
     picture = torch.zeros(3, SIDE, SIDE)
     for cells in (3, 12, 48):
         texture = torch.from_numpy(random.random((1, 3, cells, cells))).float()

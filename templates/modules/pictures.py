@@ -1,88 +1,115 @@
-"""Reading picture files and cropping pictures at random."""
+"""Read picture files, and shift pictures at random."""
 
-import warnings
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.transforms.v2.functional import pil_to_tensor, resize
+from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize, to_dtype
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# Pillow decodes these itself; for others, such as EPS, it may run another program.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
-    """Lists the picture files among `paths` and, sorted, in the folders among them.
+    """Lists the picture files among `paths` and, sorted, in the folders among them and their subfolders.
+
+    Files in folders that look like pictures and cannot be opened are left out and named in a warning.
 
     Raises:
-        FileNotFoundError: A path does not exist, or there is no picture at all.
+        FileNotFoundError: A path is neither a file nor a folder, or there is no picture.
     """
     files: list[Path] = []
+    unreadable: list[Path] = []
     for path in map(Path, paths):
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: name picture files or folders that hold some")
-        found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files += [file for file in found if path.is_file() or file.suffix.lower() in SUFFIXES]
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                # Neither pipes and sockets, which would block, nor folders; but links to missing files.
+                if file.suffix.lower() in SUFFIXES and (file.is_file() or not file.exists()):
+                    (files if can_open(file) else unreadable).append(file)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"{path} is neither a file nor a folder: use picture files or folders of pictures")
+    if unreadable:
+        names = ", ".join(map(str, unreadable[:20])) + (" and others" if len(unreadable) > 20 else "")
+        rank_zero_only(print)(f"warning: left out {len(unreadable)} unreadable: {names}", file=sys.stderr)
     if not files:
-        raise FileNotFoundError(f"no picture in {', '.join(map(str, paths))}: looked for {' '.join(sorted(SUFFIXES))}")
+        raise FileNotFoundError(f"no picture in {', '.join(map(str, paths))}: looked for {' '.join(SUFFIXES)}")
     return files
+
+
+def can_open(file: Path) -> bool:
+    """Whether a file has the header of a picture."""
+    try:
+        open_picture(file).close()
+    except OSError:
+        return False
+    return True
 
 
 def open_picture(file: Path) -> Image.Image:
     """Opens a picture without decoding its pixels.
 
     Raises:
-        OSError: The file is not a picture that Pillow can read, or holds too many pixels to be one.
+        OSError: The file is not a picture, or has too many pixels for one.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of many pixels; Pillow refuses what would not fit into memory
-            return Image.open(file)
-    except Exception as error:  # whatever a plug-in of Pillow's makes of a damaged header
-        raise OSError(f"{file} is not a readable picture ({error}): mend or remove it") from error
+        return Image.open(file, formats=FORMATS)
+    except Exception as error:  # Pillow raises many types for damaged headers
+        raise OSError(f"{file} is not a readable picture ({error}): repair or remove it") from error
 
 
-def read_picture(file: Path, size: tuple[int, int], channels: int) -> Tensor:
-    """Reads a picture of any size and mode as (channels, *size) uint8, cut at the centre to the aspect of `size`.
+def read_picture(file: Path, shape: Sequence[int]) -> Tensor:
+    """Reads a picture of any size and mode, crops its centre to the aspect ratio of `shape` and resizes it.
 
-    It is turned upright as its EXIF data say, transparent parts become black, and 16 bits a pixel are scaled to 8.
+    It is turned upright according to its EXIF data. Transparent parts become black.
+
+    Args:
+        file: The picture.
+        shape: Channels (1 or 3), height and width in pixels.
+
+    Returns:
+        Tensor of this shape, float32 in [0, 1].
 
     Raises:
         OSError: The file cannot be decoded.
     """
-    picture = open_picture(file)
-    try:
-        with picture:
-            picture.draft(None, (max(size), max(size)))  # lets a large JPEG be decoded at a fraction of its size
-            picture.load()
-            ImageOps.exif_transpose(picture, in_place=True)
-    except Exception as error:  # as above
-        raise OSError(f"{file} cannot be decoded ({error}): mend or remove it") from error
-    if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip rather than scale
+    channels, height, width = shape
+    with open_picture(file) as picture:
+        try:
+            picture.draft(None, (max(height, width), max(height, width)))  # decodes a large JPEG at a smaller size
+            upright = ImageOps.exif_transpose(picture)
+            pixels = pil_to_tensor(convert(upright, "L" if channels == 1 else "RGB"))
+        except Exception as error:  # Pillow raises many types for damaged files
+            raise OSError(f"{file} cannot be decoded ({error}): repair or remove it") from error
+    scale = min(pixels.shape[1] / height, pixels.shape[2] / width)
+    cropped = center_crop(pixels, [max(1, round(scale * height)), max(1, round(scale * width))])
+    return to_dtype(resize(cropped, [height, width]), torch.float32, scale=True)
+
+
+def convert(picture: Image.Image, mode: str) -> Image.Image:
+    """Converts a picture of any mode to "L" (8-bit grey) or "RGB"."""
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling
         picture = picture.point(lambda value: value / 256).convert("L")
         picture.info.pop("transparency", None)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
-    if picture.mode != (mode := "L" if channels == 1 else "RGB"):
-        picture = picture.convert(mode)
-    height, width = size
-    scale = min(picture.width / width, picture.height / height)
-    cut = max(1, round(scale * width)), max(1, round(scale * height))
-    left, top = (picture.width - cut[0]) // 2, (picture.height - cut[1]) // 2
-    pixels = pil_to_tensor(picture.crop((left, top, left + cut[0], top + cut[1])))
-    return resize(pixels, [height, width])  # which takes a third of the time of Pillow's
+    return picture.convert(mode)
 
 
-def random_crop(pictures: Tensor, size: Sequence[int], padding: int = 0) -> Tensor:
-    """Cuts `size`, height and width in pixels, out of each picture of (N, C, H, W) at a place of its own.
-
-    Before that, `padding` pixels of black are added on each side.
-    """
-    windows = pad(pictures, [padding] * 4).unfold(2, size[0], 1).unfold(3, size[1], 1)  # a view, by offset
-    count, _, height, width = windows.shape[:4]
-    rows = torch.randint(height, (count,), device=pictures.device)
-    columns = torch.randint(width, (count,), device=pictures.device)
-    return windows[torch.arange(count, device=pictures.device), :, rows, columns]
+def random_shift(pictures: Tensor, limit: int) -> Tensor:
+    """Moves each picture of a batch (N, C, H, W) by up to `limit` pixels in both directions; black fills the gaps."""
+    height, width = pictures.shape[2:]
+    padded = pad(pictures, [limit] * 4)
+    tops, lefts = torch.randint(2 * limit + 1, (2, len(pictures))).tolist()
+    crops = zip(padded, tops, lefts, strict=True)
+    return torch.stack([picture[:, top : top + height, left : left + width] for picture, top, left in crops])

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import redirect_stderr
+from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -36,23 +38,42 @@ def main(args: list[str] | None = None) -> None:
     cli = ExportCLI(MyModel, MyDataModule, args)
     form = cli.config.format
     output = cli.config.output or cli.ckpt_path.with_suffix(SUFFIXES[form])
-    module, example = cli.load_for_export()
+    cli.model.on_load_checkpoint(cli.checkpoint)
+    cli.model.load_state_dict(cli.checkpoint["state_dict"])
+    module, example = cli.model, find_example(cli)
+    if hasattr(cli.model, "export_module"):
+        module, example = cli.model.export_module()
     unchecked = output.with_name(f"unchecked-{output.name}")
-    write(module, form, unchecked, example)
-    if example is None:
-        unchecked.replace(output)
-        print(f"{output}\nits outputs were not checked, as no example input is known")
-        return
-    with torch.no_grad():
-        difference = largest_difference(read(module, form, unchecked, example), module(*example))
+    difference = export(module.eval(), form, unchecked, example)
     if not difference < 1e-3:
         unchecked.unlink()
-        raise OSError(f"{output} is not written, as its outputs differ from the checkpoint's by {difference:.1e}")
+        raise OSError(f"{output} is not written: its outputs differ from the checkpoint's by {difference:.1e}")
     unchecked.replace(output)
     print(f"{output}\nread back, its outputs differ from the checkpoint's by {difference:.1e} at most")
 
 
-def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...] | None) -> None:
+def find_example(cli: ExportCLI) -> tuple[Any, ...]:
+    """Example inputs of the model: `example_input_array`, or the first batch of the first split that there is."""
+    example: Any = cli.model.example_input_array
+    if example is None:
+        splits = {"test": "test", "val": "validate", "train": "fit"}
+        split = next(name for name in splits if is_overridden(f"{name}_dataloader", cli.datamodule))
+        cli.datamodule.prepare_data()
+        cli.datamodule.setup(splits[split])
+        batch = next(iter(getattr(cli.datamodule, f"{split}_dataloader")()))
+        example = batch[0] if isinstance(batch, list | tuple) else batch
+    return example if isinstance(example, tuple) else (example,)
+
+
+@torch.no_grad()
+def export(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> float:
+    """Writes a module, reads the file as its user would, and returns the largest difference of the outputs."""
+    expected = module(*example)
+    write(module, form, file, example)
+    return largest_difference(read(module, form, file, example), expected)
+
+
+def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> None:
     """Writes a module in evaluation mode.
 
     Raises:
@@ -64,13 +85,11 @@ def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...] | N
     if form == "model":
         torch.save(module, file)
         return
-    if example is None:
-        raise OSError(f"{form} needs an example input: add example_input_array to MyModel, or use weights or model")
-    sizes = tuple({axis: Dim.AUTO for axis, n in enumerate(tensor.shape) if n > 1} for tensor in example)
     try:
+        sizes = tuple({axis: Dim.AUTO for axis, n in enumerate(tensor.shape) if n > 1} for tensor in example)
         with redirect_stderr(StringIO()):  # PyTorch prints the graph of a module that cannot be exported
             program = torch.export.export(module, example, dynamic_shapes=sizes)
-    except (RuntimeError, TypeError) as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
         raise OSError(f"{form} cannot hold this network, weights and model can ({type(error).__name__})") from error
     if form == "pt2":
         torch.export.save(program, file)
@@ -84,8 +103,11 @@ def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...] | N
 def read(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> Any:
     """The outputs for the example of a written file, read as its user would."""
     if form == "weights":
-        module.load_state_dict(torch.load(file, weights_only=True))
-        return module(*example)
+        fresh = deepcopy(module)
+        for weights in fresh.parameters():
+            weights.zero_()
+        fresh.load_state_dict(torch.load(file, weights_only=True))
+        return fresh(*example)
     if form == "model":
         return torch.load(file, weights_only=False)(*example)  # written by this process a moment ago
     if form == "pt2":

@@ -7,19 +7,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
-from training.engine.interrupts import run_command
+from training.engine.interrupts import is_first_process, run_command
 from training.engine.reports import draw_curves, print_metrics, save_figures
 from training.engine.run import RunCLI
 
 
 def main(args: list[str] | None = None) -> None:
     cli = RunCLI(MyModel, MyDataModule, args)
-    model, data, trainer, run_dir = cli.model, cli.datamodule, cli.trainer, cli.run_dir
+    model, trainer, run_dir = cli.model, cli.trainer, cli.run_dir
 
-    cli.seed()
-    if cli.resumed and trainer.is_global_zero:
+    if cli.resumed and is_first_process():
         print(f"resuming {run_dir.name} after step {cli.step}", flush=True)
-    trainer.fit(model, datamodule=data, ckpt_path=cli.checkpoint, weights_only=True)
+    cli.run(trainer.fit, cli.checkpoint)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
 

@@ -22,6 +22,9 @@ from training.engine.files import replacing
 from training.engine.interrupts import warn
 
 
+PARTS = {"state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers", "random", "run"}
+
+
 def read_checkpoint(file: Path | str) -> dict[str, Any]:
     """Reads a checkpoint of plain values and tensors; code in it is not run, and checksums are verified.
 
@@ -52,6 +55,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         checkpoint = read_checkpoint(path)
+        if missing := sorted(PARTS - checkpoint.keys()):
+            raise OSError(f"{path} is not a checkpoint of this project: it lacks {', '.join(missing)}")
         version = str(checkpoint.get("pytorch-lightning_version"))
         if version.split(".")[:2] != __version__.split(".")[:2]:
             raise OSError(f"{path} is not a checkpoint of Lightning {__version__}; install the version that wrote it")

@@ -2,6 +2,7 @@
 
 import sys
 from argparse import SUPPRESS
+from collections.abc import Callable
 from inspect import signature
 from math import isnan
 from pathlib import Path
@@ -28,24 +29,32 @@ class Parser(LightningArgumentParser):
         print("error:", " ".join(message.split()), "(--help lists all options)", file=sys.stderr)
         sys.exit(2)
 
-    def read_defaults(self, file: Path) -> None:
+    def take_defaults(self, content: Any, source: Path) -> None:
         """Takes the values of a config file as defaults; an empty section keeps those of the code."""
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            self.error(f"{file}: {error}")
-        for key, value in content.items() if isinstance(content, dict) else self.error(f"{file} holds no mapping"):
-            if key not in ("trainer", "model", "data"):
-                values = {key: value}
-            elif value is None or isinstance(value, dict):
-                values = {f"{key}.{name}": each for name, each in (value or {}).items()}
-            else:
-                self.error(f"{file}: {key} must be a mapping, not {value!r}")
-            for name, each in values.items():
+        sections = ("trainer", "model", "data")
+        if not isinstance(content, dict):
+            self.error(f"{source} holds no mapping of options")
+        for key, value in content.items():
+            if key in sections and not (value is None or isinstance(value, dict)):
+                self.error(f"{source}: {key} must be a mapping, not {value!r}")
+            options = {f"{key}.{name}": each for name, each in (value or {}).items()} if key in sections else {key: value}
+            for name, each in options.items():
                 try:
                     self.set_defaults({name: each})
                 except KeyError:
-                    self.error(f"{file}: there is no option {name!r}")
+                    self.error(f"{source}: there is no option {name!r}")
+
+
+def read_config(file: Path) -> Any:
+    """The content of a config file.
+
+    Raises:
+        OSError: The file is missing or not YAML.
+    """
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise OSError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def flag_value(flag: str, args: list[str]) -> str | None:
@@ -65,7 +74,7 @@ class ProjectCLI(LightningCLI):
         model_class: The project's LightningModule.
         data_class: The project's LightningDataModule.
         args: Arguments; None takes those of the command line.
-        config_file: File with the default values.
+        defaults: Values of options, as a config file holds them, and the file that they come from.
         given: Values of the parameters of the model that the data module provides, from a checkpoint.
     """
 
@@ -76,10 +85,10 @@ class ProjectCLI(LightningCLI):
         model_class: type[LightningModule],
         data_class: type[LightningDataModule],
         args: list[str] | None,
-        config_file: Path,
+        defaults: tuple[Any, Path],
         given: dict[str, Any],
     ) -> None:
-        self.config_file, self.given = config_file, given
+        self.defaults, self.given = defaults, given
         # Parameters of the model that have the name of an attribute of the data module get its value.
         own = [name for name in signature(model_class).parameters if not hasattr(LightningDataModule, name)]
         self.linked = [name for name in own if hasattr(data_class, name)]
@@ -90,7 +99,7 @@ class ProjectCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             save_config_callback=None,
-            parser_kwargs={"description": self.description},
+            parser_kwargs={"description": self.description, "usage": "%(prog)s [--OPTION VALUE ...]"},
             parser_class=Parser,
             args=args,
         )
@@ -102,7 +111,7 @@ class ProjectCLI(LightningCLI):
         parser.add_class_arguments(self.model_class, "model", skip=set(self.linked), **how)
         parser.add_class_arguments(self.datamodule_class, "data", **how)
         parser.add_lightning_class_args(Trainer, "trainer")
-        parser.read_defaults(self.config_file)
+        parser.take_defaults(*self.defaults)
 
     def add_options(self, parser: LightningArgumentParser) -> None:
         """Adds the options of one command."""
@@ -143,9 +152,7 @@ class ProjectCLI(LightningCLI):
         if missing := self.missing_for(split, trainer):
             print(f"{split} metrics need {' and '.join(missing)}", flush=True)
             return self.evaluate(trainer, "val", checkpoint) if split == "test" else {}
-        self.seed()
-        run = trainer.test if split == "test" else trainer.validate
-        results = run(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
+        results = self.run(trainer.test if split == "test" else trainer.validate, checkpoint, verbose=False)
         metrics = {name: value for result in results for name, value in result.items()}
         if wrong := [name for name, value in metrics.items() if isnan(value)]:
             warn(f"NaN: {', '.join(wrong)}")
@@ -166,13 +173,22 @@ class ProjectCLI(LightningCLI):
             data.setup = lambda stage=stage: setup(stage)
         if not is_overridden("predict_step", model):
             model.predict_step = lambda batch, *rest: model(batch[0] if isinstance(batch, list | tuple) else batch)
-        self.seed()
-        outputs = trainer.predict(model, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        return list(outputs or [])
+        return list(self.run(trainer.predict, checkpoint) or [])
 
-    def seed(self) -> None:
-        """Seeds all random numbers, so that `setup` splits data the same way in every command."""
+    def run(self, method: Callable[..., Any], checkpoint: Path | None, **options: Any) -> Any:
+        """Calls `fit`, `test`, `validate` or `predict` of a trainer after seeding all random numbers.
+
+        The seed makes `setup` split data the same way in every command.
+        """
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
+        options |= {"datamodule": self.datamodule, "ckpt_path": checkpoint, "weights_only": True}
+        try:
+            return method(self.model, **options)
+        except RuntimeError as error:
+            if str(error).startswith("Error(s) in loading state_dict"):
+                reason = " ".join(str(error).split())[:300]
+                raise OSError(f"{checkpoint} does not fit {type(self.model).__name__}: {reason}") from error
+            raise
 
 
 class CheckpointCLI(ProjectCLI):
@@ -189,14 +205,18 @@ class CheckpointCLI(ProjectCLI):
         name = flag_value("--ckpt_path", sys.argv[1:] if args is None else args)
         self.ckpt_path = Path(name) if name else newest_checkpoint()
         self.checkpoint = read_checkpoint(self.ckpt_path)
-        config_file = self.ckpt_path.resolve().parents[1] / "config.yaml"
-        if not config_file.exists():
-            raise OSError(f"{self.ckpt_path} is not in a run folder: {config_file} is missing")
+        file = self.ckpt_path.resolve().parents[1] / "config.yaml"
         given = dict(self.checkpoint.get("run", {}).get("given", {}))
-        super().__init__(model_class, data_class, args, config_file, given)
+        if file.exists():
+            defaults = read_config(file), file
+        else:  # a checkpoint that was moved holds what save_hyperparameters saved
+            model, data = (self.checkpoint.get(f"{key}hyper_parameters", {}) for key in ("", "datamodule_"))
+            model = {name: value for name, value in model.items() if name not in given}
+            defaults = {"model": model, "data": data}, self.ckpt_path
+        super().__init__(model_class, data_class, args, defaults, given)
 
     def add_options(self, parser: LightningArgumentParser) -> None:
-        help_ = "Checkpoint file in a run folder; by default the best one of the newest run."
+        help_ = "Checkpoint file; by default the best one of the newest run."
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=help_)
         for name in ("monitor", "monitor_mode", "checkpoint_minutes", "compile"):  # options of training, in the config
             parser.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)

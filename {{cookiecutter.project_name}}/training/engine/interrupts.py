@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 USER_ERRORS = (OSError, FloatingPointError, MisconfigurationException)
 # Warnings that concern Lightning's own use of other packages, or what the engine takes care of.
@@ -25,6 +26,11 @@ IRRELEVANT = (
     ".*callbacks used to create the checkpoint",
     ".*were assigned during export",
 )
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run or the one with rank 0, which writes and prints."""
+    return int(rank_zero_only.rank) == 0  # type: ignore[attr-defined]
 
 
 class Interrupts:
@@ -63,8 +69,9 @@ class Interrupts:
         """
         number = self.signal or signal.SIGTERM  # another process received it
         name = signal.Signals(number).name
-        print(f"interrupted by {name}; resume with: python training/train.py --resume {run}", file=sys.stderr)
-        if number not in (signal.SIGINT, signal.SIGTERM):
+        if is_first_process():
+            print(f"interrupted by {name}; resume with: python training/train.py --resume {run}", file=sys.stderr)
+        if is_first_process() and number not in (signal.SIGINT, signal.SIGTERM):
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         sys.exit(128 + number)
 
@@ -96,11 +103,12 @@ def explain(error: Exception) -> str | None:
         return message
     if "DataLoader worker (pid" in message:
         return f"{message} It may have run out of memory: use fewer --data.num_workers"
-    if message.startswith("Error(s) in loading state_dict"):
-        return f"the checkpoint does not fit MyModel: {' '.join(message.split())[:400]}"
+    if re.search("gloo|NCCL|Connection (closed|reset) by peer", message):
+        return f"another process of the run has ended: resume with --resume ({message.splitlines()[0]})"
     return None
 
 
 def warn(message: Any) -> None:
-    """Prints a warning to standard error."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    """Prints a warning to standard error, once for all processes."""
+    if is_first_process():
+        print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -58,7 +58,8 @@ def evaluating_each_sample_once(trainer: Trainer) -> Iterator[None]:
         return
     val_loop, model = trainer.fit_loop.epoch_loop.val_loop, trainer.strategy.model
     val_loop.setup_data()
-    for loader in val_loop._combined_loader.flattened if val_loop._combined_loader else []:
+    loaders = [] if val_loop._combined_loader is None else val_loop._combined_loader.flattened
+    for loader in loaders:
         sampler = getattr(loader, "sampler", None)
         if isinstance(sampler, DistributedSampler) and not sampler.drop_last:
             sampler.total_size = len(sampler.dataset)  # type: ignore[arg-type]

@@ -15,7 +15,6 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from training.engine.checkpoints import (
     Checkpoints,
@@ -25,9 +24,9 @@ from training.engine.checkpoints import (
     make_plain,
     read_checkpoint,
 )
-from training.engine.command_line import ProjectCLI, flag_value, make_evaluator
+from training.engine.command_line import ProjectCLI, flag_value, make_evaluator, read_config
 from training.engine.files import read_json, replacing, write_json
-from training.engine.interrupts import Interrupts
+from training.engine.interrupts import Interrupts, is_first_process
 from training.engine.loops import install_loops
 from training.engine.metrics_file import MetricsFile
 from training.engine.reports import LossLogger
@@ -89,7 +88,7 @@ class RunCLI(ProjectCLI):
         name = flag_value("--resume", sys.argv[1:] if args is None else args)
         earlier = requeued_run(LOGS) if name is None else find_run(LOGS, name)
         self.resumed, self.run_dir = earlier is not None, earlier or new_run(LOGS)
-        if self.resumed and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if self.resumed and is_first_process():
             self.lock = lock_run(self.run_dir)
         last = self.run_dir / "checkpoints" / "last.ckpt"
         self.checkpoint = last if last.exists() else None
@@ -99,9 +98,10 @@ class RunCLI(ProjectCLI):
             self.step = progress["epoch_loop.state_dict"]["_batches_that_stepped"] if progress else 0
         except (KeyError, TypeError) as error:
             raise OSError(f"{last} is not a checkpoint of this project: it lacks {error}") from error
-        folder = self.run_dir if self.resumed else ROOT / "configs"
+        file = (self.run_dir if self.resumed else ROOT / "configs") / "config.yaml"
         self.interrupts = Interrupts()
-        super().__init__(model_class, data_class, args, folder / "config.yaml", {})
+        self.interrupts.listen()
+        super().__init__(model_class, data_class, args, (read_config(file), file), {})
 
     def add_options(self, parser: LightningArgumentParser) -> None:
         help_ = "Resume the newest unfinished run, or RUN, a name in logs/ or a path, with the run's settings."
@@ -207,7 +207,7 @@ class RunCLI(ProjectCLI):
         keep_plain_hyperparameters(self.datamodule)
         if self.config.compile != "none":
             self.model.compile(mode=self.config.compile)
-        if not (self.resumed or self.config.trainer.fast_dev_run) and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if not (self.resumed or self.config.trainer.fast_dev_run) and is_first_process():
             self.run_dir.mkdir(parents=True)
             self.lock = lock_run(self.run_dir)
             atexit.register(discard_run, self.run_dir)
