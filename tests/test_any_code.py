@@ -140,6 +140,10 @@ def samples(number, seed):
 
 
 class Plain(LightningDataModule):
+    def __init__(self, batch_size: int = 4):
+        super().__init__()
+        self.batch_size = batch_size
+
     def train_dataloader(self):
         return DataLoader(samples(40, 0), batch_size=4, shuffle=True)
 
@@ -1003,6 +1007,16 @@ def test_hyperparameter_that_cannot_be_saved_is_named_before_training(paste: Pas
     """
     head = ("--model.head=torch.nn.Linear", "--model.head.in_features=2", "--model.head.out_features=2")
     assert "'head'" in paste(model).run(TRAIN, *head, status=9, DIE_AT_BATCH="0").stderr
+
+
+def test_data_module_without_arguments(paste: Paste) -> None:
+    data = """
+        def __init__(self):
+            super().__init__()
+    """
+    project = paste(data=data)
+    assert_trained(project)
+    assert_evaluated_alike(project)
 
 
 def test_model_without_validation_tests_its_last_epoch(paste: Paste) -> None:

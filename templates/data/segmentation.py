@@ -84,13 +84,43 @@ def highest_class(files: Files) -> int | str:
     return int(mask[mask != IGNORED].max()) if (mask != IGNORED).any() else -1
 
 
-def split_pairs(pairs: list[Files]) -> dict[str, list[Files]]:
-    """Splits into 70% train, 10% val and 20% test by the content of the pictures, so that copies stay together."""
+def read_class_names(folder: Path, pairs: list[Files]) -> list[str]:
+    """Checks pictures and masks, and reads the names of the classes; without classes.txt, their indices are used.
+
+    Raises:
+        OSError: Files cannot be used; the message names them.
+    """
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(highest_class, pairs))
+    problems = [result for result in results if isinstance(result, str)]
+    highest = {mask: result for (_, mask), result in zip(pairs, results, strict=True) if isinstance(result, int)}
+    listed = folder / "classes.txt"
+    lines = listed.read_text(encoding="utf-8-sig").split("\n") if listed.exists() else []
+    names = [line.strip() for line in lines if line.strip()]
+    for mask, index in highest.items():
+        if names and index >= len(names):
+            problems.append(f"{mask} has class {index}, but classes.txt names classes 0 to {len(names) - 1}")
+    most = max(highest.values(), default=0)
+    if not problems and most < 1:
+        problems = ["all pixels of the masks are 0 or 255, but 255 means no class: write 1 for the second class"]
+    refuse(folder, problems)
+    return names or [str(i) for i in range(most + 1)]
+
+
+def split_pairs(folder: Path, pairs: list[Files]) -> dict[str, list[Files]]:
+    """Splits into 70% train, 10% val and 20% test by the content of the pictures, so that copies stay together.
+
+    Raises:
+        OSError: There are too few pictures.
+    """
     digests = [sha256(picture.read_bytes()).digest() for picture, _ in pairs]
-    rank = {digest: i % 10 for i, digest in enumerate(sorted(set(digests)))}
+    rank = {digest: i for i, digest in enumerate(sorted(set(digests)))}
+    if len(rank) < 10:
+        refuse(folder, [f"it has {len(rank)} different pictures; at least 10 are needed"])
     splits: dict[str, list[Files]] = {"train": [], "val": [], "test": []}
     for pair, digest in zip(pairs, digests, strict=True):
-        splits["train" if rank[digest] < 7 else "val" if rank[digest] == 7 else "test"].append(pair)
+        last = rank[digest] % 10
+        splits["train" if last < 7 else "val" if last == 7 else "test"].append(pair)
     return splits
 
 
@@ -154,8 +184,8 @@ class PictureDataset(Dataset):
 class MyDataModule(LightningDataModule):
     """Pictures of any size and their masks. Training uses random crops, evaluation whole pictures.
 
-    A batch is a pair: pictures (N, 3, H, W), float32 in [0, 1], and masks (N, H, W), int64, of classes from 0, where 255
-    means that a pixel has no class.
+    A batch is a pair: pictures (N, 3, H, W), float32 in [0, 1], and masks (N, H, W), int64. The pixels of a mask are
+    classes, from 0, or 255 where there is none.
 
     Args:
         data_dir: Folder with images/ and masks/, whose files have the same names except for the suffix. The pixels of
@@ -188,7 +218,7 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def samples(self) -> tuple[list[str], dict[str, list[Any]]]:
-        """The names of the classes, and pictures and masks by split.
+        """The names of the classes, and pairs of pictures and masks by split.
 
         Raises:
             OSError: Files are missing or cannot be used; the message names them.
@@ -197,20 +227,52 @@ class MyDataModule(LightningDataModule):
             splits = {name: [(each.picture, each.mask) for each in part] for name, part in make_canvases().items()}
             return ["background", *map(str, range(10))], splits
         pairs = find_pairs(self.data_dir)
-        with ThreadPoolExecutor() as pool:
-            results = list(pool.map(highest_class, pairs))
-        problems = [result for result in results if isinstance(result, str)]
-        highest = {mask: result for (_, mask), result in zip(pairs, results, strict=True) if isinstance(result, int)}
-        names = self._listed_names() or [str(i) for i in range(max(highest.values(), default=0) + 1)]
-        problems += [
-            f"{mask} has class {result}, but classes.txt names only classes 0 to {len(names) - 1}"
-            for mask, result in highest.items()
-            if result >= len(names)
-        ]
-        if not problems and max(highest.values(), default=0) < 1:
-            problems = ["all pixels of the masks are 0 or 255, but 255 means no class: write 1 for the second class"]
-        splits = split_pairs(pairs) if not problems else {}
-        if not problems and (len(splits["train"]) < 2 or not splits["val"] or not splits["test"]):
-            problems = [f"it has {len(pairs)} pictures, or fewer without copies; at least 10 are needed"]
-        refuse(self.data_dir, problems)
-        return names, splits
+        return read_class_names(self.data_dir, pairs), split_pairs(self.data_dir, pairs)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        return self.samples[0]
+
+    @cached_property
+    def crop_size(self) -> int:
+        """Height and width of training crops in pixels."""
+        if size := self.hparams["crop_size"]:
+            return int(size)
+        pictures = [picture for picture, _ in self.samples[1]["train"]]
+        some = pictures[:: -(-len(pictures) // 100)]
+        sides = [min(open_picture(each).size) if isinstance(each, Path) else min(each.shape[1:]) for each in some]
+        return min(max(int(median(sides)) // 32 * 32, 32), 480)
+
+    def setup(self, stage: str) -> None:
+        if stage == "predict" and self.inputs:
+            files = find_pictures(self.inputs)
+            self.predict = PictureDataset(files, [str(file) for file in files])
+            return
+        names, splits = self.samples
+        if names != self.class_names[: len(names)]:  # those of a checkpoint
+            refuse(self.data_dir, [f"its classes {names} are not those of the training data, {self.class_names}"])
+        if stage == "fit":
+            crop = partial(random_crop, size=self.crop_size, scale=self.hparams["scale"])
+            flip = RandomHorizontalFlip(0.5 if self.hparams["flip"] else 0.0)
+            self.train = PairDataset(splits["train"], Compose([crop, flip]))
+        self.val, self.test = PairDataset(splits["val"]), PairDataset(splits["test"])
+        pictures = [picture for picture, _ in splits["test"][:8]]
+        labels = [str(each) if isinstance(each, Path) else f"test {i}" for i, each in enumerate(pictures)]
+        self.predict = PictureDataset(pictures, labels)
+
+    def train_dataloader(self) -> DataLoader:
+        # Batch normalization needs two pictures, so the last batch must not have one.
+        drop_last = len(self.train) > self.batch_size
+        return self._loader(self.train, batch_size=self.batch_size, shuffle=True, drop_last=drop_last)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(self.val)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader(self.test)
+
+    def predict_dataloader(self) -> DataLoader:
+        return self._loader(self.predict)
+
+    def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
+        return DataLoader(dataset, num_workers=self.num_workers, **options)

@@ -1,4 +1,4 @@
-"""Read picture files on their own pixel grid, and draw the embedded pictures: handwritten digits on textured canvases."""
+"""Read picture files as they are stored, and draw the embedded pictures: digits on textured canvases."""
 
 import sys
 from collections.abc import Sequence

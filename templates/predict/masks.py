@@ -1,44 +1,71 @@
-"""Writes masks: `python training/predict.py PICTURE_OR_FOLDER... [--output FOLDER] [--format table|json|csv]`."""
+"""Write predicted masks: `python training/predict.py INPUT... [--output FOLDER] [--format table|json|csv]`."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lightning.pytorch.cli import LightningArgumentParser
 from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from training.run import checkpoint_parser, newest_checkpoint, print_rows, restore_run, run
+from data.data_module import MyDataModule
+from models.my_model import MyModel
+from training.engine.command_line import CheckpointCLI
+from training.engine.interrupts import run_command
+from training.engine.reports import print_rows
+
+
+class PredictCLI(CheckpointCLI):
+    description = "Write the masks that a checkpoint predicts, as PNG files whose pixels are indices of classes."
+
+    def add_command_options(self, parser: LightningArgumentParser) -> None:
+        help_ = "Picture files and folders of pictures; by default a few test pictures."
+        parser.add_argument("inputs", nargs="*", help=help_)
+        help_ = "Folder for the masks; by default predictions/ in the run folder."
+        parser.add_argument("--output", type=Path | None, default=None, help=help_)
+        formats = Literal["table", "json", "csv"]
+        parser.add_argument("--format", type=formats, default="table", help="Format of the output.")
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = checkpoint_parser("Writes a mask of each picture, as PNG whose pixels are indices of classes.")
-    parser.add_argument("inputs", nargs="*", help="Pictures and folders of them; by default a few test samples.")
-    help_ = "Folder for the masks; by default predictions/ in the run's folder."
-    parser.add_argument("--output", type=Path, help=help_)
-    parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="What to print.")
-    options, trainer, model, data = restore_run(parser, args)
-    folder = options.output or (options.ckpt_path or newest_checkpoint()).resolve().parents[1] / "predictions"
-    folder.mkdir(parents=True, exist_ok=True)
-    data.inputs = options.inputs
-    batches: Any = trainer.predict(model, datamodule=data)
-    predictions = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
-    rows: list[dict[str, Any]] = []
+    cli = PredictCLI(MyModel, MyDataModule, args)
+    outputs = cli.predict(cli.trainer, cli.ckpt_path, cli.config.inputs)
+    if all(isinstance(output, Mapping) for output in outputs):
+        folder = cli.config.output or cli.ckpt_path.resolve().parents[1] / "predictions"
+        rows = [row for output in outputs for row in rows_of(output)]
+        save_masks(rows, folder)
+        print_rows(rows, cli.config.format)
+    else:  # what predict_step returns by default
+        for output in outputs:
+            print(output)
+
+
+def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One dictionary for each sample of a batch, whose predictions are columns of equal length."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def save_masks(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Writes the mask of each row to a file with the name of its input; the file replaces the mask in the row."""
     written: set[Path] = set()
-    for known, predicted in zip(data.predict_columns, predictions, strict=True):
-        file = folder / f"{Path(known['input']).stem}.png"
-        if file in written:
-            file = file.with_stem(f"{file.stem}-{len(rows)}")
-        written.add(file)
-        write_mask(predicted["mask"], file)
-        rows.append(known | predicted | {"mask": str(file)})
-    print_rows(rows, options.format)
+    for row in rows:
+        if "mask" in row:
+            stem = Path(row.get("input", "mask")).stem
+            file = folder / f"{stem}.png"
+            while file in written:
+                file = file.with_stem(f"{file.stem}-2")
+            written.add(file)
+            write_mask(row["mask"], file)
+            row["mask"] = str(file)
 
 
 def write_mask(mask: Tensor, file: Path) -> None:
-    """Writes classes (H, W) uint8 as a PNG that shows each in a colour of its own."""
+    """Writes classes (H, W) uint8 as a PNG file with a palette, which shows each class in its own colour."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(mask.numpy()).convert("P")
     colours = [colormaps["tab20"](i % 20)[:3] for i in range(256)]
     image.putpalette([round(255 * value) for colour in colours for value in colour])
@@ -46,4 +73,4 @@ def write_mask(mask: Tensor, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -15,7 +15,7 @@ from models.my_model import MyModel
 from training import evaluate, predict, train
 from training.engine.run import RunCLI
 
-ONE_EPOCH = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.callbacks=null", "--trainer.max_epochs=1"]
+ON_CPU = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.callbacks=null"]
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def quick(flags: list[str]) -> list[str]:
-    return [*flags, *ONE_EPOCH]
+    return [*flags, *ON_CPU, "--trainer.max_epochs=1"]
 
 
 class Losses(Callback):

@@ -3,9 +3,6 @@
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from datetime import timedelta
-from enum import Enum
 from io import BytesIO
 from math import isfinite, isnan
 from pathlib import Path
@@ -15,12 +12,13 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer, __version__
+from lightning.fabric.utilities.seed import _collect_rng_states
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from training.engine.files import replacing
 from training.engine.interrupts import warn
-
 
 PARTS = {"state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers", "random", "run"}
 
@@ -64,22 +62,16 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 def make_plain(value: Any) -> Any:
-    """Converts paths, NumPy values, enumerations, dataclasses and time spans, nested ones too, to plain values."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, Enum):
-        return make_plain(value.value)
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if is_dataclass(value) and not isinstance(value, type):
-        return make_plain(asdict(value))
+    """Converts paths, NumPy values and subclasses of numbers and text, nested ones too, to plain values."""
     if isinstance(value, Mapping):
         return {key: make_plain(each) for key, each in value.items()}
     if type(value) in (list, tuple, set):
         return type(value)(make_plain(each) for each in value)
-    for plain in (bool, int, float, str):  # subclasses of these, such as the types of jsonargparse
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    for plain in (bool, int, float, str):
         if isinstance(value, plain):
             return plain(value)
     return value
@@ -106,6 +98,14 @@ def keep_plain_hyperparameters(module: LightningModule | LightningDataModule) ->
             warn(f"{type(module).__name__}'s hyperparameter {key!r}, a {type(value).__name__}, is not saved")
 
 
+def gather(trainer: Trainer, value: Any) -> list[Any]:
+    """The value of each process, in the order of their ranks."""
+    values = [value] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
+
+
 class Checkpoints(Checkpoint):
     """Keeps `best.ckpt` and `last.ckpt`. The training loop calls it where a step or an epoch is complete.
 
@@ -113,18 +113,21 @@ class Checkpoints(Checkpoint):
         folder: Folder for both files.
         monitor: Metric that selects the best epoch; None selects the last one.
         mode: "min" or "max".
-        minutes: Time after which `last.ckpt` is also written within an epoch.
-        extra: Plain values that every checkpoint holds under the key "run".
+        minutes: Time after which `last.ckpt` is also saved within an epoch.
+        given: Values of the model's parameters that the data module provides; every checkpoint holds them.
     """
 
-    def __init__(self, folder: Path, monitor: str | None, mode: str, minutes: float, extra: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, monitor: str | None, mode: str, minutes: float, given: dict[str, Any]) -> None:
         self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
-        self.monitor, self.mode, self.minutes, self.extra = monitor, mode, minutes, extra
+        self.monitor, self.mode, self.minutes, self.given = monitor, mode, minutes, given
         self.best_score: float | None = None
         self.best_epoch: int | None = None
         self.best_step: int | None = None
         self.saved_at = time.monotonic()
         self.validated = self.warned = False
+        self.extended = False  # whether a resumed run is to be longer than before
+        self.loss: Tensor | None = None  # sum of the losses of the step
+        self.random: dict[str, Any] | None = None  # random state of the checkpoint, until the loop takes it
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("best_score", "best_epoch", "best_step")}
@@ -133,7 +136,19 @@ class Checkpoints(Checkpoint):
         vars(self).update(state_dict)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["run"] = self.extra | {"precision": trainer.precision, "should_stop": trainer.should_stop}
+        checkpoint["run"] = {"given": self.given, "stopped": trainer.should_stop}
+        checkpoint["random"] = gather(trainer, make_plain(_collect_rng_states()))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if len(checkpoint["random"]) == trainer.world_size:
+            self.random = checkpoint["random"][trainer.global_rank]
+        trainer.should_stop = checkpoint["run"]["stopped"] and not self.extended
+        for schedule in checkpoint["lr_schedulers"]:
+            for key in ("total_steps", "_schedule_phases"):  # of OneCycleLR: the run may be resumed with more epochs
+                schedule.pop(key, None)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = time.monotonic()
@@ -195,7 +210,7 @@ class Checkpoints(Checkpoint):
             warn(f"no metric is logged as {self.monitor!r}, so best.ckpt is the last epoch; --monitor takes: {names}")
 
     def _save(self, trainer: Trainer, file: Path) -> None:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:
             return
         for name, weights in trainer.lightning_module.named_parameters():
             if not torch.isfinite(weights).all():

@@ -17,7 +17,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from training.engine.checkpoints import SafeCheckpointIO, read_checkpoint
 from training.engine.interrupts import warn
-from training.engine.run_folder import LOGS, ROOT, newest_first
+from training.engine.run_folder import LOGS, newest_first
+
 
 class Parser(LightningArgumentParser):
     """Takes no abbreviated flags, and prints an error as one line."""
@@ -37,8 +38,8 @@ class Parser(LightningArgumentParser):
         for key, value in content.items():
             if key in sections and not (value is None or isinstance(value, dict)):
                 self.error(f"{source}: {key} must be a mapping, not {value!r}")
-            options = {f"{key}.{name}": each for name, each in (value or {}).items()} if key in sections else {key: value}
-            for name, each in options.items():
+            of_section = {f"{key}.{name}": each for name, each in (value or {}).items()} if key in sections else None
+            for name, each in (of_section or ({} if key in sections else {key: value})).items():
                 try:
                     self.set_defaults({name: each})
                 except KeyError:
@@ -108,8 +109,8 @@ class ProjectCLI(LightningCLI):
         self.add_options(parser)
         parser.add_argument("--debug", action="store_true", help="Show where in the code an error comes from.")
         how = {"fail_untyped": False, "instantiate": False, "sub_configs": True}
-        parser.add_class_arguments(self.model_class, "model", skip=set(self.linked), **how)
-        parser.add_class_arguments(self.datamodule_class, "data", **how)
+        parser.add_class_arguments(self._model_class, "model", skip=set(self.linked), **how)
+        parser.add_class_arguments(self._datamodule_class, "data", **how)
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.take_defaults(*self.defaults)
 
@@ -120,11 +121,11 @@ class ProjectCLI(LightningCLI):
         config = self.config.clone()
         self.place(config.trainer)
         self.config_init = self.parser.instantiate_classes(config)
-        self.datamodule = self.datamodule_class(**self.config_init.get("data", {}))
+        self.datamodule = self._datamodule_class(**self.config_init.get("data", {}))
         for name, value in self.given.items():
             setattr(self.datamodule, name, value)
         linked = {name: getattr(self.datamodule, name) for name in self.linked}
-        self.model = self.model_class(**self.config_init.get("model", {}), **linked)
+        self.model = self._model_class(**self.config_init.get("model", {}), **linked)
         self.trainer = self.make_trainer(self.config_init.trainer)
 
     def place(self, config: Namespace) -> None:

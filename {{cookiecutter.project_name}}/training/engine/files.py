@@ -1,4 +1,4 @@
-"""Writing files completely or not at all."""
+"""Files that are written completely or not at all."""
 
 import json
 import os
@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
-NOT_DATA = ("__pycache__", ".py")  # the folder data/ holds the project's code, and by default downloaded data
 
 
 @contextmanager
@@ -33,26 +31,24 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file completely or not at all."""
     with replacing(file) as partial:
         partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON file; a missing or incomplete one gives an empty dictionary."""
-    try:
+    """The content of a JSON file; empty if the file is missing or incomplete."""
+    with suppress(OSError, ValueError):
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+    return {}
 
 
 def fingerprint(*paths: Path) -> str:
-    """SHA-256 digest of the bytes of files, and of the names and sizes of the files in folders."""
+    """SHA-256 digest of the bytes of files, and of the names and sizes of the files in folders, code excepted."""
     digest = sha256()
     for path in paths:
         if path.is_file():
             digest.update(path.read_bytes())
         for file in sorted(path.rglob("*")):
-            if file.is_file() and not file.name.endswith(NOT_DATA) and file.parent.name not in NOT_DATA:
+            if file.is_file() and file.suffix not in (".py", ".pyc"):
                 digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
     return digest.hexdigest()

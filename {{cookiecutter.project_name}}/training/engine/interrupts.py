@@ -30,7 +30,7 @@ IRRELEVANT = (
 
 def is_first_process() -> bool:
     """Whether this is the only process of a run or the one with rank 0, which writes and prints."""
-    return int(rank_zero_only.rank) == 0  # type: ignore[attr-defined]
+    return int(rank_zero_only.rank) == 0
 
 
 class Interrupts:
@@ -80,6 +80,7 @@ def run_command(main: Callable[[], None]) -> None:
     """Runs a command: prints errors that the user can fix as one line and exits with status 1."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # prints its report
     for message in IRRELEVANT:
         warnings.filterwarnings("ignore", message=message)
     try:

@@ -11,31 +11,20 @@ from contextlib import contextmanager
 from hashlib import sha256
 from itertools import islice
 from math import isfinite
-from typing import Any
 
 import numpy as np
 import torch
+from lightning import Trainer
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
-from training.engine.checkpoints import Checkpoints, make_plain
+from training.engine.checkpoints import Checkpoints, gather
 from training.engine.interrupts import Interrupts
 from training.engine.reports import print_epoch
-
-
-def gather(trainer: Trainer, value: Any) -> list[Any]:
-    """The value of each process, in the order of their ranks."""
-    values = [value] * trainer.world_size
-    if trainer.world_size > 1:
-        torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def agree(trainer: Trainer, *flags: bool) -> list[bool]:
@@ -73,42 +62,10 @@ def evaluating_each_sample_once(trainer: Trainer) -> Iterator[None]:
         model.require_forward_param_sync = True
 
 
-class StepState(Callback):
-    """What the loop has to know of the current step: its loss, and the random state of a resumed run.
-
-    Attributes:
-        loss: Sum of the losses of the step, a scalar, or None.
-        resumed: Random state that the checkpoint holds, until the loop has taken it.
-    """
-
-    def __init__(self) -> None:
-        self.loss: Tensor | None = None
-        self.resumed: dict[str, Any] | None = None
-
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["random"] = gather(trainer, make_plain(_collect_rng_states()))
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        states = checkpoint["random"]
-        if len(states) == trainer.world_size:
-            self.resumed = states[trainer.global_rank]
-
-
 class EpochLoop(_TrainingEpochLoop):
-    """The loop over the steps of an epoch.
+    """The loop over the steps of an epoch."""
 
-    Attributes:
-        seed: Seed of the order of the training data.
-        state: What a callback has noted about the step.
-        checkpoints: Saves them.
-        interrupts: Knows of signals.
-    """
-
-    seed: int
-    state: StepState
+    seed: int  # of the order of the training data
     checkpoints: Checkpoints
     interrupts: Interrupts
 
@@ -120,7 +77,7 @@ class EpochLoop(_TrainingEpochLoop):
             super().reset()
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        state, self.state.resumed = self.state.resumed or _collect_rng_states(), None
+        state, self.checkpoints.random = self.checkpoints.random or _collect_rng_states(), None
         self.seed_reading()
         self.trainer.fit_loop._load_combined_loader_states()
         iter(data_fetcher)
@@ -185,8 +142,8 @@ class EpochLoop(_TrainingEpochLoop):
 
     def take_loss(self) -> float:
         """The loss of the step. On a GPU it is 0 unless the step is logged, as reading it waits for the device."""
-        loss, self.state.loss = self.state.loss, None
-        if loss is None or (loss.device.type != "cpu" and self.global_step % self.trainer.log_every_n_steps):  # type: ignore[attr-defined]
+        loss, self.checkpoints.loss = self.checkpoints.loss, None
+        if loss is None or (loss.device.type != "cpu" and self.global_step % self.trainer.log_every_n_steps):
             return 0.0
         return loss.item()
 
@@ -197,7 +154,8 @@ class EpochLoop(_TrainingEpochLoop):
         loader, samples = self.trainer.train_dataloader, ""
         if isinstance(loader, DataLoader) and loader.batch_sampler is not None:
             self.seed_reading()
-            torch.empty((), dtype=torch.int64).random_(generator=loader.generator)  # as DataLoader draws for its workers
+            # DataLoader draws the seed of its workers before its sampler begins.
+            torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
             indices = next(islice(loader.batch_sampler, self.batch_idx, None), [])
             samples = f", training samples {list(indices)}"
         return (
@@ -237,9 +195,7 @@ class FitLoop(_FitLoop):
 
 def install_loops(trainer: Trainer, seed: int, checkpoints: Checkpoints, interrupts: Interrupts) -> None:
     """Replaces the loops of a trainer, whose callbacks must include `checkpoints`."""
-    old, state = trainer.fit_loop, StepState()
-    trainer.callbacks.insert(0, state)
+    old = trainer.fit_loop
     trainer.fit_loop = fit_loop = FitLoop(trainer, old.min_epochs, old.max_epochs)
-    fit_loop.epoch_loop = EpochLoop(trainer, old.min_steps, old.max_steps)
-    fit_loop.epoch_loop.seed, fit_loop.epoch_loop.state = seed, state
-    fit_loop.epoch_loop.checkpoints, fit_loop.epoch_loop.interrupts = checkpoints, interrupts
+    fit_loop.epoch_loop = loop = EpochLoop(trainer, old.min_steps, old.max_steps)
+    loop.seed, loop.checkpoints, loop.interrupts = seed, checkpoints, interrupts

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,43 +11,40 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from training.engine.files import replacing
 
+ALL_STEPS = 2**63
+
 
 class MetricsFile(Logger):
-    """Appends a row to `metrics.csv` each time that metrics are logged.
-
-    A new metric adds a column, for which the file is written anew.
+    """Appends a row to `metrics.csv` each time that metrics are logged; for a new metric, adds a column.
 
     Args:
         file: The file.
-        step: Rows of this step and later ones, which a resumed run logs again, are removed; None keeps no row.
+        step: Rows of this step and later ones, which a resumed run logs again, are removed.
     """
 
-    name, version = "", ""
+    name, version, save_dir = "", "", ""
 
-    def __init__(self, file: Path, step: int | None) -> None:
+    def __init__(self, file: Path, step: int) -> None:
         super().__init__()
-        self.file, self.step = file, step
+        self.file, self.step, self.save_dir = file, step, str(file.parent)
         self.columns: list[str] = []
         self.stream: TextIO | None = None
 
     @property
-    def save_dir(self) -> str:
-        return str(self.file.parent)
-
-    @property
     def experiment(self) -> Any:
-        """An object whose every method does nothing, for code that writes to the logger of the project."""
+        """An object whose methods do nothing, for a model that writes to another logger's experiment."""
         return _DummyExperiment()
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {"step": step, **metrics}
-        with self._explaining():
+        try:
             if self.stream is None or not row.keys() <= set(self.columns):
-                self._rewrite(list(row))
-            assert self.stream is not None
+                self.stream = self._reopen(row)
             csv.DictWriter(self.stream, self.columns).writerow(row)
             self.stream.flush()
+        except OSError as error:
+            raise OSError(f"{self.file} cannot be written: {error.strerror or error}") from error
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: `config.yaml` holds them."""
@@ -57,31 +53,20 @@ class MetricsFile(Logger):
     def finalize(self, status: str) -> None:
         if self.stream:
             self.stream.close()
-            self.stream, self.step = None, 2**63  # what is logged later is appended
+            self.stream = None
 
-    def _rewrite(self, names: list[str]) -> None:
-        """Copies the rows to keep into a file with further columns, and opens it to append to it."""
-        if self.stream:
-            self.stream.close()
-        rows = self._kept_rows()
-        self.columns = list(dict.fromkeys([*next(rows, {}), *self.columns, *names]))
+    def _reopen(self, row: dict[str, Any]) -> TextIO:
+        """Writes the rows to keep into a file that has the columns of `row` too; opens it to append to it."""
+        self.finalize("")
+        self.columns = list(dict.fromkeys([*next(self._rows(), {}), *self.columns, *row]))
         with replacing(self.file) as partial, open(partial, "w", newline="", encoding="utf-8") as text:
             writer = csv.DictWriter(text, self.columns)
             writer.writeheader()
-            writer.writerows(self._kept_rows())
-        self.step = 2**63
-        self.stream = open(self.file, "a", newline="", encoding="utf-8")  # noqa: SIM115
+            writer.writerows(row for row in self._rows() if int(row["step"]) < self.step)
+        self.step = ALL_STEPS
+        return open(self.file, "a", newline="", encoding="utf-8")
 
-    def _kept_rows(self) -> Iterator[dict[str, Any]]:
-        if self.step is not None and self.file.exists():
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        if self.file.exists():
             with open(self.file, newline="", encoding="utf-8") as text:
-                for row in csv.DictReader(text):
-                    if (row["step"] or "").isdigit() and int(row["step"]) < self.step and None not in row.values():
-                        yield row
-
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OSError(f"{self.file} cannot be written: {error.strerror or error}") from error
+                yield from csv.DictReader(text)

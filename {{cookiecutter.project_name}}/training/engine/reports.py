@@ -58,7 +58,7 @@ class LossLogger(Callback):
             self.total, self.count = self.total + loss, self.count + 1
         loop = trainer.fit_loop.epoch_loop
         step = loop._batches_that_stepped
-        if (step + 1) % trainer.log_every_n_steps or loop._should_accumulate():  # type: ignore[attr-defined]
+        if (step + 1) % trainer.log_every_n_steps or loop._should_accumulate():
             return
         numbers = {f"train/{name}": as_number(value) for name, value in outputs.items()}
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

@@ -92,15 +92,16 @@ def discard_run(run: Path) -> None:
         shutil.rmtree(run, ignore_errors=True)
 
 
-def describe_run(run: Path, root: Path, config: Mapping[str, Any], allow_changed_data: bool) -> None:
+def describe_run(run: Path, config: Mapping[str, Any], allow_changed_data: bool) -> None:
     """Writes `run.json`, or adds to it that the run is resumed.
 
     Raises:
         OSError: The data are not those that the run was started with.
     """
-    data = {key: root / Path(value).expanduser() for key, value in config["data"].items() if isinstance(value, str)}
+    options = (config.get("data") or {}).items()
+    data = {key: ROOT / Path(value).expanduser() for key, value in options if isinstance(value, str)}
     now = {
-        "code": fingerprint(*sorted(root.glob("data/*.py")), *sorted(root.glob("models/*.py"))),
+        "code": fingerprint(*sorted(ROOT.glob("data/*.py")), *sorted(ROOT.glob("models/*.py"))),
         "data": {key: fingerprint(path) for key, path in data.items() if path.exists()},
         "packages": dict(sorted((package.name, package.version) for package in distributions())),
     }
@@ -114,22 +115,23 @@ def describe_run(run: Path, root: Path, config: Mapping[str, Any], allow_changed
     changed = [key for key in ("code", "packages") if before and before[key] != now[key]]
     if changed:
         warn(f"{' and '.join(changed)} changed since {run.name} was started, so results may differ")
-    started = before or now | {"command": COMMAND, "resumed": [], "git_commit": git_commit(root)}
+    started = before or now | {"command": COMMAND, "resumed": [], "git_commit": git_commit()}
     if before:
         started["resumed"] = [*before["resumed"], COMMAND]
     started |= {
         "state": "unfinished",
         "seed": config["seed_everything"],
-        "python": platform.python_version(),
         "process": {"id": os.getpid(), "host": platform.node()},
+        "python": platform.python_version(),
     }
-    write_json(run / "run.json", started)
+    packages = {"packages": started.pop("packages")}  # last, as there are many
+    write_json(run / "run.json", started | packages)
 
 
-def git_commit(root: Path) -> str | None:
+def git_commit() -> str | None:
     """The commit of the project, with "-dirty" if files were changed; None without git or a repository."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip() or None
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None
     except OSError:
         return None

@@ -1,0 +1,355 @@
+"""Each recipe of docs/recipes.md is applied to a fresh project from the text of the page, and trains."""
+
+import ast
+import csv
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from textwrap import indent
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from conftest import TEMPLATE, VARIANTS, Bake, Project
+from data_files import coloured, digits
+
+pytestmark = pytest.mark.slow
+
+PAGE = (TEMPLATE / "docs" / "recipes.md").read_text(encoding="utf-8")
+EDIT = re.compile(r"(?:In|Add) `(?P<file>[^`]+)`(?:, in the class `(?P<name>\w+)`)?:\n\n```\w+\n(?P<code>.*?)^```$", re.M | re.S)
+COMMANDS = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
+LINES = 50  # of code in a block: more is no recipe
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A section of the page.
+
+    Attributes:
+        text: All of the section.
+        variant: Variant that it starts from.
+        edits: File, class or None, and code of each edit.
+        commands: Commands as lists of words.
+    """
+
+    text: str
+    variant: str
+    edits: list[tuple[str, str | None, str]]
+    commands: list[list[str]]
+
+
+def read_page() -> dict[str, Recipe]:
+    """The recipes by their titles."""
+    recipes = {}
+    for section in PAGE.split("\n## ")[1:]:
+        title, text = section.split("\n", 1)
+        named = [name for name in VARIANTS if f"`{name}`" in text]
+        edits = [(match["file"], match["name"], match["code"]) for match in EDIT.finditer(text)]
+        lines = [line for block in COMMANDS.findall(text) for line in block.splitlines()]
+        recipes[title] = Recipe(text, (named or VARIANTS)[0], edits, [shlex.split(line) for line in lines])
+    return recipes
+
+
+RECIPES = read_page()
+
+
+def imports_end(code: str) -> int:
+    """The line where the imports at the beginning of a file end."""
+    return max(node.end_lineno or 0 for node in ast.parse(code).body if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def first_line(node: ast.stmt) -> int:
+    """The line where a statement begins, counted from 0; a decorator belongs to it."""
+    return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))]) - 1
+
+
+def merge(code: str, name: str, block: str) -> str:
+    """Code in which the methods of a block replace those of a class, or are added; its imports are added, too."""
+    lines, tree = block.splitlines(), ast.parse(block)
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    for method in tree.body:
+        if isinstance(method, ast.FunctionDef):
+            (target,) = (each for each in ast.parse(code).body if isinstance(each, ast.ClassDef) and each.name == name)
+            old = [each for each in target.body if isinstance(each, ast.FunctionDef) and each.name == method.name]
+            start, end = (first_line(old[0]), old[0].end_lineno) if old else (target.end_lineno, target.end_lineno)
+            text = indent("\n".join(lines[first_line(method) : method.end_lineno]), "    ")
+            kept = code.splitlines()
+            code = "\n".join([*kept[:start], *([] if old else [""]), text, *kept[end:]]) + "\n"
+    kept, end = code.splitlines(), imports_end(code)
+    return "\n".join([*kept[:end], *map(ast.unparse, imports), *kept[end:]]) + "\n"
+
+
+@dataclass(frozen=True)
+class Cooked:
+    """A project to which a recipe was applied, and the run that its commands made."""
+
+    recipe: Recipe
+    project: Project
+    run: Path = field(default=Path())
+    stdout: str = ""
+
+    @property
+    def test_metrics(self) -> dict[str, float]:
+        return json.loads((self.run / "test_metrics.json").read_text(encoding="utf-8"))
+
+    @property
+    def checkpoint(self) -> dict:
+        return torch.load(self.run / "checkpoints" / "best.ckpt", weights_only=True)
+
+    def curve(self, name: str) -> list[float]:
+        """The values of a metric over the run."""
+        with open(self.run / "metrics.csv", newline="", encoding="utf-8") as text:
+            return [float(row[name]) for row in csv.DictReader(text) if row[name]]
+
+    def pictures(self, tag: str) -> list[tuple[int, int]]:
+        """Height and width of what was logged to TensorBoard under a tag."""
+        events = EventAccumulator(str(self.run / "tensorboard"))
+        events.Reload()
+        return [(image.height, image.width) for image in events.Images(tag)]
+
+    def python(self, code: str) -> str:
+        """What code prints that runs in the project's folder."""
+        return self.project.run("-c", code).stdout
+
+
+def apply(recipe: Recipe, project: Project) -> None:
+    """Makes the edits of a recipe; whole files must be formatted and free of errors, as the project's are."""
+    for name, in_class, code in recipe.edits:
+        file = project.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(merge(file.read_text(encoding="utf-8"), in_class, code) if in_class else code, encoding="utf-8")
+        if name.endswith(".py"):
+            project.module("ruff", "check", "--ignore=I001", *(["--ignore=F401,F811"] if in_class else []), name)
+            if not in_class:
+                project.module("ruff", "format", "--check", name)
+
+
+TESTED: set[str] = set()
+Cook = Callable[..., Cooked]
+
+
+def recipe(title: str) -> Callable[[Callable], Callable]:
+    """Gives a test the recipe of this title."""
+    TESTED.add(title)
+    return pytest.mark.parametrize("title", [title], ids=[title.lower().replace(" ", "-")])
+
+
+@pytest.fixture
+def cook(bake: Bake, title: str, monkeypatch: pytest.MonkeyPatch) -> Cook:
+    """Applies the recipe of the test, and runs the page's commands with more flags after `prepare(project folder)`."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def cook(*flags: str, prepare: Callable[[Path], object] = lambda path: None) -> Cooked:
+        recipe = RECIPES[title]
+        project = bake(fresh=True, variant=recipe.variant, project_name=re.sub(r"\W+", "_", title.lower()))
+        apply(recipe, project)
+        prepare(project.path)
+        out = ""
+        for command in recipe.commands:
+            if command[0] == "pip":
+                continue
+            assert command[0] == "python"
+            out += project.run("-B", *command[1:], *flags).stdout
+        runs = project.runs()
+        return Cooked(recipe, project, runs[-1] if runs else Path(), out)
+
+    return cook
+
+
+def test_page_is_made_of_tested_recipes() -> None:
+    assert set(RECIPES) == TESTED
+    anchors = re.findall(r"\]\(#([^)]+)\)", PAGE)
+    assert sorted(anchors) == sorted(title.lower().replace(" ", "-") for title in RECIPES)
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_recipe_is_short_and_whole(title: str) -> None:
+    """Every block of code is an edit or a command that the tests apply, but for what a notebook holds."""
+    recipe = RECIPES[title]
+    blocks = recipe.text.count("\n```") // 2
+    assert blocks == len(recipe.edits) + len(COMMANDS.findall(recipe.text)) + ("notebook" in title)
+    for name, _, code in recipe.edits:
+        assert len(code.splitlines()) <= LINES, name
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_packages_to_install_are_those_of_the_tests(title: str) -> None:
+    required = (TEMPLATE / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+    for command in RECIPES[title].commands:
+        if command[:2] == ["pip", "install"]:
+            assert {f"{name}=={version(name)}" for name in command[2:]} <= set(required)
+
+
+@recipe("Arrays of your own")
+def test_arrays_give_the_model_their_shape(cook: Cook) -> None:
+    def prepare(path: Path) -> None:
+        images, classes = digits(12)
+        np.savez(path / "data" / "arrays.npz", images=images[:, None], classes=classes)
+
+    cooked = cook("--trainer.max_epochs=4", prepare=prepare)
+    assert cooked.test_metrics["test/acc"] > 0.8
+    assert tuple(cooked.checkpoint["hyper_parameters"]["image_shape"]) == (1, 12, 12)
+    assert len(cooked.checkpoint["hyper_parameters"]["class_names"]) == 10
+
+
+@recipe("Another torchvision data set")
+def test_torchvision_data_set_is_split_alike_in_every_command(cook: Cook) -> None:
+    def prepare(path: Path) -> None:
+        names = re.findall(r'"(\w+)"', "".join(re.findall(r"class_names .*", RECIPES["Another torchvision data set"].text)))
+        assert len(set(names)) == 10
+        images, classes = digits(64)
+        for i, (pixels, target) in enumerate(zip(coloured(images[:500]), classes[:500], strict=True)):
+            file = path / "data" / "eurosat" / "2750" / names[target] / f"{names[target]}_{i}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+
+    cooked = cook("--trainer.max_epochs=4", "--data.batch_size=16", prepare=prepare)
+    assert cooked.test_metrics["test/acc"] > 0.4
+    evaluated = cooked.project.run("training/evaluate.py").stdout
+    assert all(f"{value:.4f}" in evaluated for value in cooked.test_metrics.values())
+
+
+@recipe("Streaming data")
+def test_stream_is_trained_for_a_number_of_steps(cook: Cook) -> None:
+    def prepare(path: Path) -> None:
+        images, classes = digits(8)
+        rows = np.hstack([classes[:, None], (images.reshape(-1, 64) * (16 / 255)).round()]).astype(int)
+        parts = {"train_0": rows[:500], "train_1": rows[500:1000], "train_2": rows[1000:1500], "val": rows[1500:]}
+        (path / "data" / "stream").mkdir()
+        for name, part in parts.items():
+            np.savetxt(path / "data" / "stream" / f"{name}.csv", part, fmt="%d", delimiter=",")
+
+    cooked = cook("--trainer.max_steps=100", prepare=prepare)
+    assert cooked.checkpoint["global_step"] == 100
+    assert max(cooked.curve("val/acc")) > 0.85
+
+
+# Keeps one in ten of the samples of class 0.
+RARE = """
+import torch
+from data.data_module import BatchDataset, MyDataModule
+data = MyDataModule()
+data.setup("fit")
+images, targets = data.train.tensors
+rare = torch.arange(len(targets)) % 10 == 0
+data.train = BatchDataset(*(tensor[(targets != 0) | rare] for tensor in data.train.tensors))
+"""
+
+
+@recipe("Class weights")
+def test_rare_class_weighs_more(cook: Cook) -> None:
+    cooked = cook("--trainer.max_epochs=3")
+    assert cooked.test_metrics["test/acc"] > 0.8
+    weights = json.loads(cooked.python(f"{RARE}print(data.class_weights.tolist())"))
+    assert weights[0] > 5 * max(weights[1:])
+
+
+@recipe("A weighted sampler")
+def test_rare_class_is_drawn_as_often_as_the_others(cook: Cook) -> None:
+    cooked = cook("--trainer.max_epochs=3")
+    assert cooked.test_metrics["test/acc"] > 0.8
+    seen = "torch.cat([targets for _, targets in data.train_dataloader()]).bincount().tolist()"
+    counts = json.loads(cooked.python(f"{RARE}torch.manual_seed(0)\nprint({seen})"))
+    assert counts[0] > 0.7 * sum(counts) / len(counts)
+
+
+@recipe("Multi-label classification")
+def test_several_labels_are_learned(cook: Cook) -> None:
+    cooked = cook("--trainer.max_epochs=10")
+    assert {"test/acc", "test/f1", "test/map"} == set(cooked.test_metrics)
+    assert cooked.test_metrics["test/f1"] > 0.6
+    assert len(cooked.curve("val/map")) == 10
+
+
+@recipe("A timm backbone")
+def test_network_of_timm_learns(cook: Cook) -> None:
+    cooked = cook("--model.pretrained=false", "--trainer.max_epochs=2", "--data.num_workers=0")
+    names = list(cooked.checkpoint["state_dict"])
+    assert any("conv_stem" in name for name in names), names
+    losses = cooked.curve("val/loss")
+    assert losses[-1] < losses[0]
+    assert "test/acc" in cooked.test_metrics
+
+
+@recipe("A Hugging Face encoder")
+def test_encoder_has_a_rate_of_its_own_that_rises_first(cook: Cook) -> None:
+    cooked = cook("--trainer.max_epochs=2", "--trainer.log_every_n_steps=1")
+    encoder, head = cooked.curve("train/lr_encoder"), cooked.curve("train/lr_head")
+    assert [rate / 30 for rate in head] == pytest.approx(encoder)
+    peak = head.index(max(head))
+    assert 0 < peak < len(head) / 5
+    assert head[:peak] == sorted(head[:peak]) and head[peak:] == sorted(head[peak:], reverse=True)
+    assert max(head) == pytest.approx(0.003)
+    assert cooked.test_metrics["test/acc"] > 0.2  # of ten classes
+
+
+@recipe("An autoencoder")
+def test_autoencoder_restores_and_draws(cook: Cook) -> None:
+    cooked = cook("--trainer.max_epochs=10")
+    losses = cooked.curve("val/loss")
+    assert losses[-1] < losses[0] / 2
+    assert (cooked.run / "restored.png").exists()
+
+
+@recipe("A GAN")
+def test_gan_trains_both_networks_and_logs_pictures(cook: Cook) -> None:
+    cooked = cook("--trainer.max_epochs=3")
+    assert len(cooked.pictures("generated")) == 3
+    assert cooked.curve("train/g_loss") and cooked.curve("train/d_loss")
+    moments = [state["state"] for state in cooked.checkpoint["optimizer_states"]]
+    assert [len(each) for each in moments] == [4, 4]
+    exported = cooked.project.run("training/export.py", "--format=onnx").stdout
+    assert Path(exported.splitlines()[0]).exists()
+
+
+@recipe("A plateau schedule")
+def test_rate_falls_on_a_plateau(cook: Cook) -> None:
+    cooked = cook("--trainer.max_epochs=7", "--model.lr=1e-9")
+    rates = cooked.curve("train/lr")
+    assert rates[0] == pytest.approx(1e-9)
+    assert rates[-1] == pytest.approx(1e-10)
+
+
+@recipe("More metrics")
+def test_metrics_are_logged_together_and_by_class(cook: Cook) -> None:
+    cooked = cook("--trainer.max_epochs=5")
+    names = {"acc", "f1", "auroc", *(f"recall_{i}" for i in range(10))}
+    assert {f"test/{name}" for name in names} == set(cooked.test_metrics)
+    assert cooked.test_metrics["test/f1"] > 0.8
+    assert len(cooked.curve("val/recall_7")) == 5
+
+
+@recipe("A callback that logs pictures")
+def test_callback_logs_pictures_each_epoch(cook: Cook) -> None:
+    cooked = cook("--trainer.max_epochs=2")
+    sizes = cooked.pictures("val/mistakes")
+    assert 0 < len(sizes) <= 2
+    assert all(height * width <= 8 * 12 * 12 for height, width in sizes)
+
+
+@recipe("Experiments as small configs")
+def test_small_configs_combine(cook: Cook) -> None:
+    cooked = cook("--trainer.limit_train_batches=2")
+    config = yaml.safe_load((cooked.run / "config.yaml").read_text(encoding="utf-8"))
+    assert (config["model"]["channels"], config["model"]["lr"], config["model"]["label_smoothing"]) == (64, 0.003, 0.1)
+    assert (config["trainer"]["max_epochs"], config["seed_everything"], config["monitor"]) == (10, 1, "val/acc")
+
+
+@recipe("A trained model in a notebook")
+def test_notebook_uses_a_trained_model(cook: Cook) -> None:
+    cooked = cook()
+    cooked.project.run("training/train.py", "--trainer.max_epochs=1")
+    (run,) = cooked.project.runs()
+    (cell,) = re.findall(r"^```python\n(.*?)^```$", cooked.recipe.text, re.M | re.S)
+    before = "import torch, warnings\nwarnings.simplefilter('error')\nimages = torch.rand(2, 1, 8, 8)\n"
+    after = "print(probabilities.sum(dim=1).tolist(), len(probabilities[0]))"
+    done = cooked.python(before + cell.replace("RUN", run.name) + after)
+    assert re.fullmatch(r"\[(0\.99|1\.)\d+, (0\.99|1\.)\d+\] 10\n", done), done
