@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
-from training.engine.command_line import CheckpointCLI
+from training.engine.evaluation import CheckpointCLI, predict
 from training.engine.interrupts import run_command
 from training.engine.reports import print_rows
 
@@ -33,7 +33,7 @@ class PredictCLI(CheckpointCLI):
 
 def main(args: list[str] | None = None) -> None:
     cli = PredictCLI(MyModel, MyDataModule, args)
-    outputs = cli.predict(cli.trainer, cli.ckpt_path, cli.config.inputs)
+    outputs = predict(cli, cli.config.inputs)
     if all(isinstance(output, Mapping) for output in outputs):
         folder = cli.config.output or cli.ckpt_path.resolve().parents[1] / "predictions"
         rows = [row for output in outputs for row in rows_of(output)]

@@ -22,7 +22,7 @@ ON_CPU = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.call
 def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keeps the runs of the tests out of the project's own logs."""
     monkeypatch.setattr("training.engine.run.LOGS", tmp_path)
-    monkeypatch.setattr("training.engine.command_line.LOGS", tmp_path)
+    monkeypatch.setattr("training.engine.evaluation.LOGS", tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
     return tmp_path
 

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
-from training.engine.command_line import CheckpointCLI
+from training.engine.evaluation import CheckpointCLI, evaluate
 from training.engine.interrupts import run_command
 from training.engine.reports import print_metrics
 
@@ -24,7 +24,7 @@ class EvaluateCLI(CheckpointCLI):
 
 def main(args: list[str] | None = None) -> None:
     cli = EvaluateCLI(MyModel, MyDataModule, args)
-    if metrics := cli.evaluate(cli.trainer, cli.config.split, cli.ckpt_path):
+    if metrics := evaluate(cli, cli.trainer, cli.config.split, cli.ckpt_path):
         print_metrics(metrics)
 
 

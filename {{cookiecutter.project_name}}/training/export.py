@@ -17,7 +17,7 @@ from torch.export import Dim
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
-from training.engine.command_line import CheckpointCLI
+from training.engine.evaluation import CheckpointCLI
 from training.engine.interrupts import run_command
 
 SUFFIXES = {"weights": ".weights.pth", "model": ".model.pth", "onnx": ".onnx", "pt2": ".pt2"}

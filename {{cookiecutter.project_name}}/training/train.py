@@ -7,6 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
+from training.engine.evaluation import evaluate
 from training.engine.interrupts import is_first_process, run_command
 from training.engine.reports import draw_curves, print_metrics, save_figures
 from training.engine.run import RunCLI
@@ -25,7 +26,7 @@ def main(args: list[str] | None = None) -> None:
     tester = cli.make_tester()
     if tester is None:
         return  # another process of the run tests
-    metrics = cli.evaluate(tester, "test", cli.checkpoints.best)
+    metrics = evaluate(cli, tester, "test", cli.checkpoints.best)
     cli.finish(metrics)  # results first
     best = cli.checkpoints
     print(f"best epoch: {best.best_epoch}, with {best.monitor} {best.best_score:.4f}" if best.best_score else "")

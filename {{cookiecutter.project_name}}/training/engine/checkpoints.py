@@ -2,16 +2,13 @@
 
 import shutil
 import time
-from collections.abc import Mapping
-from io import BytesIO
 from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
-import numpy as np
 import torch
-from lightning import LightningDataModule, LightningModule, Trainer, __version__
+from lightning import LightningModule, Trainer, __version__
 from lightning.fabric.utilities.seed import _collect_rng_states
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -19,6 +16,8 @@ from torch import Tensor
 
 from training.engine.files import replacing
 from training.engine.interrupts import warn
+from training.engine.plain_values import make_plain
+from training.engine.processes import gather
 
 PARTS = {"state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers", "random", "run"}
 
@@ -59,51 +58,6 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if version.split(".")[:2] != __version__.split(".")[:2]:
             raise OSError(f"{path} is not a checkpoint of Lightning {__version__}; install the version that wrote it")
         return checkpoint
-
-
-def make_plain(value: Any) -> Any:
-    """Converts paths, NumPy values and subclasses of numbers and text, nested ones too, to plain values."""
-    if isinstance(value, Mapping):
-        return {key: make_plain(each) for key, each in value.items()}
-    if type(value) in (list, tuple, set):
-        return type(value)(make_plain(each) for each in value)
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    for plain in (bool, int, float, str):
-        if isinstance(value, plain):
-            return plain(value)
-    return value
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a checkpoint that holds this value can be read again."""
-    file = BytesIO()
-    try:
-        torch.save(value, file)
-        file.seek(0)
-        torch.load(file, weights_only=True)
-    except Exception:  # whatever the pickling of an arbitrary object raises
-        return False
-    return True
-
-
-def keep_plain_hyperparameters(module: LightningModule | LightningDataModule) -> None:
-    """Converts saved hyperparameters to plain values; removes and names those that cannot be converted."""
-    for key, value in dict(module.hparams).items():
-        module.hparams[key] = make_plain(value)
-        if not is_plain(module.hparams[key]):
-            del module.hparams[key]
-            warn(f"{type(module).__name__}'s hyperparameter {key!r}, a {type(value).__name__}, is not saved")
-
-
-def gather(trainer: Trainer, value: Any) -> list[Any]:
-    """The value of each process, in the order of their ranks."""
-    values = [value] * trainer.world_size
-    if trainer.world_size > 1:
-        torch.distributed.all_gather_object(values, value)
-    return values
 
 
 class Checkpoints(Checkpoint):

@@ -1,10 +1,8 @@
 """The command line: `configs/config.yaml` and flags in; data module, model and trainer out."""
 
 import sys
-from argparse import SUPPRESS
 from collections.abc import Callable
 from inspect import signature
-from math import isnan
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,12 +10,6 @@ import yaml
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.model_helpers import is_overridden
-
-from training.engine.checkpoints import SafeCheckpointIO, read_checkpoint
-from training.engine.interrupts import warn
-from training.engine.run_folder import LOGS, newest_first
 
 
 class Parser(LightningArgumentParser):
@@ -30,32 +22,30 @@ class Parser(LightningArgumentParser):
         print("error:", " ".join(message.split()), "(--help lists all options)", file=sys.stderr)
         sys.exit(2)
 
-    def take_defaults(self, content: Any, source: Path) -> None:
+    def take_defaults(self, content: dict[str, Any], source: Path) -> None:
         """Takes the values of a config file as defaults; an empty section keeps those of the code."""
-        sections = ("trainer", "model", "data")
-        if not isinstance(content, dict):
-            self.error(f"{source} holds no mapping of options")
-        for key, value in content.items():
-            if key in sections and not (value is None or isinstance(value, dict)):
-                self.error(f"{source}: {key} must be a mapping, not {value!r}")
-            of_section = {f"{key}.{name}": each for name, each in (value or {}).items()} if key in sections else None
-            for name, each in (of_section or ({} if key in sections else {key: value})).items():
-                try:
-                    self.set_defaults({name: each})
-                except KeyError:
-                    self.error(f"{source}: there is no option {name!r}")
+        for section in ("trainer", "model", "data"):
+            values = content.pop(section, None) or {}
+            if not isinstance(values, dict):
+                self.error(f"{source}: {section} must be a mapping, not {values!r}")
+            content |= {f"{section}.{name}": value for name, value in values.items()}
+        for name, value in content.items():
+            try:
+                self.set_defaults({name: value})
+            except KeyError:
+                self.error(f"{source}: there is no option {name!r}")
 
 
-def read_config(file: Path) -> Any:
-    """The content of a config file.
+def read_config(file: Path) -> dict[str, Any]:
+    """The options of a config file.
 
     Raises:
-        OSError: The file is missing or not YAML.
+        OSError: The file is missing, or not a mapping in YAML.
     """
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise OSError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+        return dict(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise OSError(f"{file} holds no options in YAML: {' '.join(str(error).split())}") from error
 
 
 def flag_value(flag: str, args: list[str]) -> str | None:
@@ -86,7 +76,7 @@ class ProjectCLI(LightningCLI):
         model_class: type[LightningModule],
         data_class: type[LightningDataModule],
         args: list[str] | None,
-        defaults: tuple[Any, Path],
+        defaults: tuple[dict[str, Any], Path],
         given: dict[str, Any],
     ) -> None:
         self.defaults, self.given = defaults, given
@@ -136,46 +126,6 @@ class ProjectCLI(LightningCLI):
         """Makes the trainer of the command."""
         raise NotImplementedError
 
-    def missing_for(self, split: str, trainer: Trainer) -> list[str]:
-        """The methods of the project's classes that evaluating a split would need; empty if it can be evaluated."""
-        loader, step = f"{split}_dataloader", {"val": "validation_step", "test": "test_step"}[split]
-        missing = []
-        if not (is_overridden(loader, self.datamodule) or is_overridden(loader, self.model)):
-            missing.append(f"{type(self.datamodule).__name__}.{loader}")
-        if not is_overridden(step, self.model):
-            missing.append(f"{type(self.model).__name__}.{step}")
-        if getattr(trainer, f"limit_{split}_batches") == 0:
-            missing.append(f"trainer.limit_{split}_batches above 0")
-        return missing
-
-    def evaluate(self, trainer: Trainer, split: str, checkpoint: Path) -> dict[str, float]:
-        """The metrics of a checkpoint on a split, "val" or "test"; where the test is not possible, on "val"."""
-        if missing := self.missing_for(split, trainer):
-            print(f"{split} metrics need {' and '.join(missing)}", flush=True)
-            return self.evaluate(trainer, "val", checkpoint) if split == "test" else {}
-        results = self.run(trainer.test if split == "test" else trainer.validate, checkpoint, verbose=False)
-        metrics = {name: value for result in results for name, value in result.items()}
-        if wrong := [name for name, value in metrics.items() if isnan(value)]:
-            warn(f"NaN: {', '.join(wrong)}")
-        return metrics
-
-    def predict(self, trainer: Trainer, checkpoint: Path, inputs: list[str]) -> list[Any]:
-        """What `predict_step` returns for each batch of inputs, or of test or validation samples."""
-        data, model = self.datamodule, self.model
-        if hasattr(data, "inputs"):
-            data.inputs = inputs
-        elif inputs:
-            self.parser.error(f"INPUT needs {type(data).__name__}.inputs, which predict_dataloader reads")
-        if not is_overridden("predict_dataloader", data):
-            split = "test" if is_overridden("test_dataloader", data) else "val"
-            print(f"predicting {split} samples, as {type(data).__name__} has no predict_dataloader", file=sys.stderr)
-            data.predict_dataloader = getattr(data, f"{split}_dataloader")
-            setup, stage = data.setup, split.replace("val", "validate")
-            data.setup = lambda stage=stage: setup(stage)
-        if not is_overridden("predict_step", model):
-            model.predict_step = lambda batch, *rest: model(batch[0] if isinstance(batch, list | tuple) else batch)
-        return list(self.run(trainer.predict, checkpoint) or [])
-
     def run(self, method: Callable[..., Any], checkpoint: Path | None, **options: Any) -> Any:
         """Calls `fit`, `test`, `validate` or `predict` of a trainer after seeding all random numbers.
 
@@ -190,72 +140,3 @@ class ProjectCLI(LightningCLI):
                 reason = " ".join(str(error).split())[:300]
                 raise OSError(f"{checkpoint} does not fit {type(self.model).__name__}: {reason}") from error
             raise
-
-
-class CheckpointCLI(ProjectCLI):
-    """Restores a trained model and its data for the commands that use a checkpoint.
-
-    Attributes:
-        ckpt_path: The checkpoint.
-        trainer: Evaluates on one device, in the precision of the run, and writes nothing.
-    """
-
-    def __init__(
-        self, model_class: type[LightningModule], data_class: type[LightningDataModule], args: list[str] | None = None
-    ) -> None:
-        name = flag_value("--ckpt_path", sys.argv[1:] if args is None else args)
-        self.ckpt_path = Path(name) if name else newest_checkpoint()
-        self.checkpoint = read_checkpoint(self.ckpt_path)
-        file = self.ckpt_path.resolve().parents[1] / "config.yaml"
-        given = dict(self.checkpoint.get("run", {}).get("given", {}))
-        if file.exists():
-            defaults = read_config(file), file
-        else:  # a checkpoint that was moved holds what save_hyperparameters saved
-            model, data = (self.checkpoint.get(f"{key}hyper_parameters", {}) for key in ("", "datamodule_"))
-            model = {name: value for name, value in model.items() if name not in given}
-            defaults = {"model": model, "data": data}, self.ckpt_path
-        super().__init__(model_class, data_class, args, defaults, given)
-
-    def add_options(self, parser: LightningArgumentParser) -> None:
-        help_ = "Checkpoint file; by default the best one of the newest run."
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help=help_)
-        for name in ("monitor", "monitor_mode", "checkpoint_minutes", "compile"):  # options of training, in the config
-            parser.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)
-        self.add_command_options(parser)
-
-    def add_command_options(self, parser: LightningArgumentParser) -> None:
-        """Adds the options of one command."""
-
-    def place(self, config: Namespace) -> None:
-        config.logger, config.callbacks, config.profiler = None, None, None
-
-    def make_trainer(self, config: Namespace) -> Trainer:
-        return make_evaluator(config, self.ckpt_path.parent, [])
-
-
-def make_evaluator(config: Namespace, folder: Path, loggers: list[Logger]) -> Trainer:
-    """A trainer that evaluates on one device as the settings of a run say."""
-    kept = ("accelerator", "inference_mode", "limit_val_batches", "limit_test_batches", "deterministic", "precision")
-    return Trainer(
-        **{name: config[name] for name in kept},
-        devices=1,
-        plugins=[SafeCheckpointIO()],
-        default_root_dir=str(folder),
-        logger=loggers,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-def newest_checkpoint() -> Path:
-    """The best checkpoint of the newest run that has one, or its last one.
-
-    Raises:
-        FileNotFoundError: No run has finished an epoch.
-    """
-    for run in newest_first(LOGS):
-        for name in ("best.ckpt", "last.ckpt"):
-            if (run / "checkpoints" / name).exists():
-                return run / "checkpoints" / name
-    raise FileNotFoundError(f"no checkpoint in {LOGS}: run training/train.py first, or use --ckpt_path FILE")

@@ -6,8 +6,6 @@ same batches because data is read with random numbers of its own, which start an
 """
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from itertools import islice
 from math import isfinite
@@ -19,47 +17,12 @@ from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
-from training.engine.checkpoints import Checkpoints, gather
+from training.engine.checkpoints import Checkpoints
 from training.engine.interrupts import Interrupts
+from training.engine.processes import agree, evaluating_each_sample_once, gather
 from training.engine.reports import print_epoch
-
-
-def agree(trainer: Trainer, *flags: bool) -> list[bool]:
-    """Which of the flags are true in any process."""
-    if trainer.world_size == 1:
-        return list(flags)
-    tensor = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
-    return [bool(flag) for flag in trainer.strategy.reduce(tensor, reduce_op="max").tolist()]
-
-
-@contextmanager
-def evaluating_each_sample_once(trainer: Trainer) -> Iterator[None]:
-    """Makes several processes validate what one would: each sample once, with the buffers of the first process.
-
-    DistributedSampler would repeat samples to make the shares equal. Shares of unequal length take that no forward pass
-    waits for the other processes, so buffers are sent once, before validation.
-    """
-    if trainer.world_size == 1:
-        yield
-        return
-    val_loop, model = trainer.fit_loop.epoch_loop.val_loop, trainer.strategy.model
-    val_loop.setup_data()
-    loaders = [] if val_loop._combined_loader is None else val_loop._combined_loader.flattened
-    for loader in loaders:
-        sampler = getattr(loader, "sampler", None)
-        if isinstance(sampler, DistributedSampler) and not sampler.drop_last:
-            sampler.total_size = len(sampler.dataset)  # type: ignore[arg-type]
-            sampler.num_samples = len(range(sampler.rank, sampler.total_size, sampler.num_replicas))
-    for buffer in trainer.lightning_module.buffers():
-        torch.distributed.broadcast(buffer, 0)
-    if isinstance(model, DistributedDataParallel):
-        model.require_forward_param_sync = False
-    yield
-    if isinstance(model, DistributedDataParallel):
-        model.require_forward_param_sync = True
 
 
 class EpochLoop(_TrainingEpochLoop):

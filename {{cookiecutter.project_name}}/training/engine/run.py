@@ -1,7 +1,6 @@
 """Starting and resuming a run."""
 
 import atexit
-import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -15,19 +14,15 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
-from training.engine.checkpoints import (
-    Checkpoints,
-    SafeCheckpointIO,
-    is_plain,
-    keep_plain_hyperparameters,
-    make_plain,
-    read_checkpoint,
-)
-from training.engine.command_line import ProjectCLI, flag_value, make_evaluator, read_config
+from training.engine.checkpoints import Checkpoints, SafeCheckpointIO, read_checkpoint
+from training.engine.command_line import ProjectCLI, flag_value, read_config
+from training.engine.evaluation import make_evaluator
 from training.engine.files import read_json, replacing, write_json
 from training.engine.interrupts import Interrupts, is_first_process
 from training.engine.loops import install_loops
 from training.engine.metrics_file import ALL_STEPS, MetricsFile
+from training.engine.plain_values import is_plain, keep_plain_hyperparameters, make_plain
+from training.engine.processes import follow_launcher
 from training.engine.reports import LossLogger
 from training.engine.run_folder import LOGS, ROOT, describe_run, discard_run, find_run, lock_run, new_run, requeued_run
 
@@ -202,14 +197,3 @@ def read_step(checkpoint: Path) -> int:
         return int(read_checkpoint(checkpoint)["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
     except (KeyError, TypeError) as error:
         raise OSError(f"{checkpoint} is not a checkpoint of this project: it lacks {error}") from error
-
-
-def follow_launcher(config: Namespace, parser: LightningArgumentParser) -> None:
-    """Takes the number of processes from torchrun or SLURM if one of them started several."""
-    total, local = ("WORLD_SIZE", "LOCAL_WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else ("SLURM_NTASKS",) * 2
-    processes = int(os.environ.get(total, "1"))
-    if processes > 1:
-        nodes = int(os.environ.get("SLURM_NNODES", "1")) if total == local else processes // int(os.environ[local])
-        if str(config.devices) not in ("auto", "1", str(processes // nodes)):
-            parser.error(f"trainer.devices {config.devices}: the launcher started {processes // nodes} processes here")
-        config.devices, config.num_nodes = processes // nodes, nodes

@@ -1,0 +1,130 @@
+"""Evaluating and predicting with a checkpoint."""
+
+import sys
+from argparse import SUPPRESS
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from training.engine.checkpoints import SafeCheckpointIO, read_checkpoint
+from training.engine.command_line import ProjectCLI, flag_value, read_config
+from training.engine.interrupts import warn
+from training.engine.run_folder import LOGS, newest_first
+
+
+class CheckpointCLI(ProjectCLI):
+    """Restores a trained model and its data for the commands that use a checkpoint.
+
+    Attributes:
+        ckpt_path: The checkpoint.
+        trainer: Evaluates on one device, in the precision of the run, and writes nothing.
+    """
+
+    def __init__(
+        self, model_class: type[LightningModule], data_class: type[LightningDataModule], args: list[str] | None = None
+    ) -> None:
+        name = flag_value("--ckpt_path", sys.argv[1:] if args is None else args)
+        self.ckpt_path = Path(name) if name else newest_checkpoint()
+        self.checkpoint = read_checkpoint(self.ckpt_path)
+        file = self.ckpt_path.resolve().parents[1] / "config.yaml"
+        given = dict(self.checkpoint.get("run", {}).get("given", {}))
+        if file.exists():
+            defaults = read_config(file), file
+        else:  # a checkpoint that was moved holds what save_hyperparameters saved
+            model, data = (self.checkpoint.get(f"{key}hyper_parameters", {}) for key in ("", "datamodule_"))
+            model = {name: value for name, value in model.items() if name not in given}
+            defaults = {"model": model, "data": data}, self.ckpt_path
+        super().__init__(model_class, data_class, args, defaults, given)
+
+    def add_options(self, parser: LightningArgumentParser) -> None:
+        help_ = "Checkpoint file; by default the best one of the newest run."
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=help_)
+        for name in ("monitor", "monitor_mode", "checkpoint_minutes", "compile"):  # options of training, in the config
+            parser.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)
+        self.add_command_options(parser)
+
+    def add_command_options(self, parser: LightningArgumentParser) -> None:
+        """Adds the options of one command."""
+
+    def place(self, config: Namespace) -> None:
+        config.logger, config.callbacks, config.profiler = None, None, None
+
+    def make_trainer(self, config: Namespace) -> Trainer:
+        return make_evaluator(config, self.ckpt_path.parent, [])
+
+
+def make_evaluator(config: Namespace, folder: Path, loggers: list[Logger]) -> Trainer:
+    """A trainer that evaluates on one device as the settings of a run say."""
+    kept = ("accelerator", "inference_mode", "limit_val_batches", "limit_test_batches", "deterministic", "precision")
+    return Trainer(
+        **{name: config[name] for name in kept},
+        devices=1,
+        plugins=[SafeCheckpointIO()],
+        default_root_dir=str(folder),
+        logger=loggers,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def newest_checkpoint() -> Path:
+    """The best checkpoint of the newest run that has one, or its last one.
+
+    Raises:
+        FileNotFoundError: No run has finished an epoch.
+    """
+    for run in newest_first(LOGS):
+        for name in ("best.ckpt", "last.ckpt"):
+            if (run / "checkpoints" / name).exists():
+                return run / "checkpoints" / name
+    raise FileNotFoundError(f"no checkpoint in {LOGS}: run training/train.py first, or use --ckpt_path FILE")
+
+
+def missing_for(cli: ProjectCLI, split: str, trainer: Trainer) -> list[str]:
+    """The methods of the project's classes that evaluating a split would need; empty if it can be evaluated."""
+    loader, step = f"{split}_dataloader", {"val": "validation_step", "test": "test_step"}[split]
+    missing = []
+    if not (is_overridden(loader, cli.datamodule) or is_overridden(loader, cli.model)):
+        missing.append(f"{type(cli.datamodule).__name__}.{loader}")
+    if not is_overridden(step, cli.model):
+        missing.append(f"{type(cli.model).__name__}.{step}")
+    if getattr(trainer, f"limit_{split}_batches") == 0:
+        missing.append(f"trainer.limit_{split}_batches above 0")
+    return missing
+
+
+def evaluate(cli: ProjectCLI, trainer: Trainer, split: str, checkpoint: Path) -> dict[str, float]:
+    """The metrics of a checkpoint on a split, "val" or "test"; where the test is not possible, on "val"."""
+    if missing := missing_for(cli, split, trainer):
+        print(f"{split} metrics need {' and '.join(missing)}", flush=True)
+        return evaluate(cli, trainer, "val", checkpoint) if split == "test" else {}
+    results = cli.run(trainer.test if split == "test" else trainer.validate, checkpoint, verbose=False)
+    metrics = {name: value for result in results for name, value in result.items()}
+    if wrong := [name for name, value in metrics.items() if isnan(value)]:
+        warn(f"NaN: {', '.join(wrong)}")
+    return metrics
+
+
+def predict(cli: CheckpointCLI, inputs: list[str]) -> list[Any]:
+    """What `predict_step` returns for each batch of inputs, or of test or validation samples."""
+    data, model = cli.datamodule, cli.model
+    if hasattr(data, "inputs"):
+        data.inputs = inputs
+    elif inputs:
+        cli.parser.error(f"INPUT needs {type(data).__name__}.inputs, which predict_dataloader reads")
+    if not is_overridden("predict_dataloader", data):
+        split = "test" if is_overridden("test_dataloader", data) else "val"
+        print(f"predicting {split} samples, as {type(data).__name__} has no predict_dataloader", file=sys.stderr)
+        data.predict_dataloader = getattr(data, f"{split}_dataloader")
+        setup, stage = data.setup, split.replace("val", "validate")
+        data.setup = lambda stage=stage: setup(stage)
+    if not is_overridden("predict_step", model):
+        model.predict_step = lambda batch, *rest: model(batch[0] if isinstance(batch, list | tuple) else batch)
+    return list(cli.run(cli.trainer.predict, cli.ckpt_path) or [])

@@ -1,0 +1,49 @@
+"""Values that a checkpoint can hold and that can be read without running code."""
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule, LightningModule
+
+from training.engine.interrupts import warn
+
+
+def make_plain(value: Any) -> Any:
+    """Converts paths, NumPy values and subclasses of numbers and text, nested ones too, to plain values."""
+    if isinstance(value, Mapping):
+        return {key: make_plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(make_plain(each) for each in value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    for plain in (bool, int, float, str):
+        if isinstance(value, plain):
+            return plain(value)
+    return value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a checkpoint that holds this value can be read again."""
+    file = BytesIO()
+    try:
+        torch.save(value, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception:  # whatever the pickling of an arbitrary object raises
+        return False
+    return True
+
+
+def keep_plain_hyperparameters(module: LightningModule | LightningDataModule) -> None:
+    """Converts saved hyperparameters to plain values; removes and names those that cannot be converted."""
+    for key, value in dict(module.hparams).items():
+        module.hparams[key] = make_plain(value)
+        if not is_plain(module.hparams[key]):
+            del module.hparams[key]
+            warn(f"{type(module).__name__}'s hyperparameter {key!r}, a {type(value).__name__}, is not saved")

@@ -1,0 +1,67 @@
+"""Several processes that train one model."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
+
+
+def gather(trainer: Trainer, value: Any) -> list[Any]:
+    """The value of each process, in the order of their ranks."""
+    values = [value] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def agree(trainer: Trainer, *flags: bool) -> list[bool]:
+    """Which of the flags are true in any process."""
+    if trainer.world_size == 1:
+        return list(flags)
+    tensor = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
+    return [bool(flag) for flag in trainer.strategy.reduce(tensor, reduce_op="max").tolist()]
+
+
+@contextmanager
+def evaluating_each_sample_once(trainer: Trainer) -> Iterator[None]:
+    """Makes several processes validate what one would: each sample once, with the buffers of the first process.
+
+    DistributedSampler would repeat samples to make the shares equal. Shares of unequal length take that no forward pass
+    waits for the other processes, so buffers are sent once, before validation.
+    """
+    if trainer.world_size == 1:
+        yield
+        return
+    val_loop, model = trainer.fit_loop.epoch_loop.val_loop, trainer.strategy.model
+    val_loop.setup_data()
+    loaders = [] if val_loop._combined_loader is None else val_loop._combined_loader.flattened
+    for loader in loaders:
+        sampler = getattr(loader, "sampler", None)
+        if isinstance(sampler, DistributedSampler) and not sampler.drop_last:
+            sampler.total_size = len(sampler.dataset)  # type: ignore[arg-type]
+            sampler.num_samples = len(range(sampler.rank, sampler.total_size, sampler.num_replicas))
+    for buffer in trainer.lightning_module.buffers():
+        torch.distributed.broadcast(buffer, 0)
+    if isinstance(model, DistributedDataParallel):
+        model.require_forward_param_sync = False
+    yield
+    if isinstance(model, DistributedDataParallel):
+        model.require_forward_param_sync = True
+
+
+def follow_launcher(config: Namespace, parser: LightningArgumentParser) -> None:
+    """Takes the number of processes from torchrun or SLURM if one of them started several."""
+    total, local = ("WORLD_SIZE", "LOCAL_WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else ("SLURM_NTASKS",) * 2
+    processes = int(os.environ.get(total, "1"))
+    if processes > 1:
+        nodes = int(os.environ.get("SLURM_NNODES", "1")) if total == local else processes // int(os.environ[local])
+        if str(config.devices) not in ("auto", "1", str(processes // nodes)):
+            parser.error(f"trainer.devices {config.devices}: the launcher started {processes // nodes} processes here")
+        config.devices, config.num_nodes = processes // nodes, nodes
