@@ -51,7 +51,7 @@ class Project:
 
     def runs(self) -> list[Path]:
         """The run folders, the oldest first."""
-        return sorted(path for path in (self.path / "logs").iterdir() if path.is_dir())
+        return sorted(file.parent for file in (self.path / "logs").glob("*/run.json"))
 
 
 @dataclass(frozen=True)

@@ -420,7 +420,7 @@ def test_anything_is_logged_in_training_step(paste: Paste) -> None:
         assert [step for step, _ in column(run, name)] == list(range(2 * STEPS)), name
     mean = [sum(value for _, value in column(run, "both_step")[i : i + STEPS]) / STEPS for i in (0, STEPS)]
     assert [value for _, value in column(run, "both_epoch")] == pytest.approx(mean, rel=1e-5)
-    assert column(run, "loss") == pytest.approx(column(run, "train/loss"))
+    assert column(run, "loss") == column(run, "train/loss")
 
 
 @pytest.mark.slow
@@ -514,8 +514,8 @@ def test_several_loaders_for_validation_and_test(paste: Paste) -> None:
     (run,) = project.runs()
     assert test_metrics(run).keys() == {"test/loss/dataloader_idx_0", "test/loss/dataloader_idx_1"}
     assert_evaluated_alike(project)
-    scores = [value for _, value in column(run, "val/loss/dataloader_idx_1")]
-    assert f"{scores[checkpoint(run, 'best')['epoch']]:.4f}" in project.run(EVALUATE, "--split=val").stdout
+    best = min(value for _, value in column(run, "val/loss/dataloader_idx_1"))
+    assert f"{best:.4f}" in project.run(EVALUATE, "--split=val").stdout
 
 
 def test_streams_end_where_they_end(paste: Paste) -> None:
@@ -525,8 +525,12 @@ def test_streams_end_where_they_end(paste: Paste) -> None:
 
 
 STREAM = """
+    def __init__(self, workers: int = 0):
+        super().__init__()
+        self.workers = workers
+
     def train_dataloader(self):
-        return DataLoader(self.Stream(40, 0), batch_size=4)
+        return DataLoader(self.Stream(40, 0), batch_size=4, num_workers=self.workers)
 
     def val_dataloader(self):
         return DataLoader(self.Stream(18, 1), batch_size=4)
@@ -542,10 +546,18 @@ STREAM = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [(), ("--trainer.limit_train_batches=8",)], ids=["whole", "limited"])
-def test_streams_resume_within_the_epoch(paste: Paste, flags: tuple[str, ...]) -> None:
-    number = 8 if flags else STEPS
-    run = assert_exact(paste(data=STREAM), *flags, batch=number + 4)
+@pytest.mark.parametrize(
+    ("flag", "number"),
+    [
+        ("data.workers=0", 10),
+        ("data.workers=2", 20),
+        ("trainer.limit_train_batches=8", 8),
+        ("trainer.val_check_interval=4", 10),
+    ],
+)
+def test_streams_resume_within_the_epoch(paste: Paste, flag: str, number: int) -> None:
+    """Each worker reads the whole stream."""
+    run = assert_exact(paste(data=STREAM), f"--{flag}", batch=number + 5)
     assert steps(run) == 2 * number
 
 
@@ -556,6 +568,9 @@ LOADERS = {
     "sampler": "DataLoader(Noisy(), batch_size=4, sampler=WeightedRandomSampler(torch.arange(40) + 1.0, 40))",
     "batch_sampler": "DataLoader(Noisy(), batch_sampler=BatchSampler(RandomSampler(range(40)), 4, False))",
     "generator": "DataLoader(Noisy(), batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(3))",
+    "two loaders": (
+        "{'first': DataLoader(Noisy(), batch_size=4, shuffle=True), 'second': DataLoader(Noisy(), batch_size=8)}"
+    ),
     "sampler with generator": (
         "DataLoader(Noisy(), batch_size=4, num_workers=2,"
         " sampler=RandomSampler(range(40), generator=torch.Generator().manual_seed(3)))"
@@ -583,7 +598,13 @@ def test_any_loader_resumes_within_the_epoch(paste: Paste, loader: str) -> None:
                 x, y = self.samples[index]
                 return x + 0.1 * torch.randn(8) + np.random.rand() + random.random(), y
     """
-    assert_exact(paste(data=data.replace("Noisy()", "self.Noisy()")))
+    model = """
+        def training_step(self, batch, batch_idx):
+            if not isinstance(batch, dict):
+                return super().training_step(batch, batch_idx)
+            return sum(super(MyModel, self).training_step(each, batch_idx) for each in batch.values())
+    """
+    assert_exact(paste(model, data.replace("Noisy()", "self.Noisy()")))
 
 
 def test_splitting_at_random_in_setup_splits_alike_everywhere(paste: Paste) -> None:
@@ -636,11 +657,8 @@ def test_training_step_that_returns_none_skips_the_batch(paste: Paste) -> None:
             return super().training_step(batch, batch_idx) if batch_idx % 2 else None
     """
     project = paste(model)
-    project.run(TRAIN)
-    (run,) = project.runs()
-    assert steps(run) == STEPS
-    assert len(column(run, "train/loss")) == STEPS
-    assert "test/loss" in test_metrics(run)
+    run = assert_trained(project)
+    assert [step for step, _ in column(run, "train/loss")] == list(range(1, 2 * STEPS, 2))
 
 
 def test_training_step_returns_a_dict_of_anything(paste: Paste) -> None:
@@ -721,6 +739,49 @@ def test_plateau_schedule_survives_a_kill(paste: Paste, epoch: str) -> None:
     assert rates[::STEPS] == [0.01, 0.01, 0.01, 0.005, 0.005, 0.0025]
 
 
+@pytest.mark.slow
+def test_schedule_over_all_steps_survives_a_kill(paste: Paste) -> None:
+    model = """
+        def configure_optimizers(self):
+            optimizer, number = super().configure_optimizers(), self.trainer.estimated_stepping_batches
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=number)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+    """
+    run = assert_exact(paste(model))
+    rates = [value for _, value in column(run, "train/lr")]
+    assert max(rates) == pytest.approx(0.02, rel=0.05)
+    assert min(rates) == rates[-1] < 0.001
+
+
+@pytest.mark.slow
+def test_model_that_draws_random_numbers_itself_survives_a_kill(paste: Paste) -> None:
+    model = """
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            noise = np.random.rand() + random.random() + torch.randn(8)
+            return super().training_step((x + 0.1 * noise, y), batch_idx)
+    """
+    project = paste(model)
+    file = project.path / "models" / "my_model.py"
+    file.write_text(f"import random\nimport numpy as np\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
+    assert_exact(project)
+
+
+@pytest.mark.parametrize("user", ["monitor", "EarlyStopping", "ReduceLROnPlateau"])
+def test_loss_of_training_can_be_monitored(paste: Paste, user: str) -> None:
+    model = """
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "train/loss"}}
+    """
+    stopping = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/loss")
+    project = paste(model if user == "ReduceLROnPlateau" else "pass")
+    run = assert_trained(project, "--monitor=train/loss", *(stopping if user == "EarlyStopping" else ()))
+    means = [sum(value for _, value in column(run, "train/loss")[i : i + STEPS]) / STEPS for i in (0, STEPS)]
+    assert checkpoint(run, "best")["global_step"] == (STEPS if means[0] < means[1] else 2 * STEPS)
+
+
 def test_rate_of_each_parameter_group_is_logged(paste: Paste) -> None:
     model = """
         def configure_optimizers(self):
@@ -769,8 +830,7 @@ def test_logger_of_the_config_is_the_model_s(paste: Paste) -> None:
     run = assert_trained(project, *(f"--trainer.logger{'.' if '=' in flag else '='}{flag}" for flag in flags))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (events,) = run.rglob("events.out.tfevents.*")
-    accumulator = EventAccumulator(str(events))
+    accumulator = EventAccumulator(str(run / "tensorboard"))
     accumulator.Reload()
     assert [event.value for event in accumulator.Scalars("mine")] == [7.0] * 2 * STEPS
     assert len(accumulator.Scalars("train/loss")) == 2 * STEPS
@@ -809,6 +869,25 @@ def test_validation_within_the_epoch(paste: Paste, interval: str) -> None:
 @pytest.mark.parametrize("batch", [14, 15, 16])
 def test_validation_within_the_epoch_survives_a_kill(paste: Paste, batch: int) -> None:
     assert_exact(paste(), "--trainer.val_check_interval=5", batch=batch)
+
+
+@pytest.mark.slow
+def test_validation_across_epochs_survives_a_kill(paste: Paste) -> None:
+    flags = ("--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=15", "--trainer.max_epochs=3")
+    run = assert_exact(paste(), *flags, batch=17)
+    assert [step for step, _ in column(run, "val/loss")] == [14, 29]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["max_steps", "max_epochs"])
+def test_finished_run_that_is_made_longer_is_as_one_that_was_begun_longer(paste: Paste, flag: str) -> None:
+    project = paste()
+    few, more = {"max_steps": (13, 26), "max_epochs": (1, 3)}[flag]
+    project.run(TRAIN, "--trainer.max_epochs=3", f"--trainer.{flag}={more}", "--trainer.val_check_interval=5")
+    project.run(TRAIN, f"--trainer.{flag}={few}", "--trainer.val_check_interval=5")
+    whole, longer = project.runs()
+    project.run(TRAIN, "--resume", longer.name, "--trainer.max_epochs=3", f"--trainer.{flag}={more}")
+    assert compare(whole, longer) == []
 
 
 def test_validation_every_other_epoch(paste: Paste) -> None:
@@ -1136,6 +1215,25 @@ def test_nan_in_a_training_sample_is_named_with_its_index(paste: Paste, kind: st
     assert samples and len(samples[1].split(", ")) == 4 and "17" in samples[1].split(", "), said
     assert 0 < steps(run) < STEPS
     assert weights_are_finite(run)
+
+
+def test_nan_in_one_of_several_loaders_is_said(paste: Paste) -> None:
+    data = """
+        def train_dataloader(self):
+            return {
+                "first": DataLoader(samples(40, 0), batch_size=4),
+                "second": DataLoader(samples(40, 0).tensors[0], batch_size=4),
+            }
+    """
+    model = """
+        def training_step(self, batch, batch_idx):
+            x, y = batch["first"]
+            spoilt = batch["second"] * (float("nan") if batch_idx == 7 else 1)
+            return super().training_step((x + 0 * spoilt, y), batch_idx)
+    """
+    project = paste(model, data)
+    assert "batch 7 of epoch 0" in sentence(project.run(TRAIN, status=1).stderr)
+    assert steps(project.runs()[0]) == 7
 
 
 def test_nan_weights_are_never_saved(paste: Paste) -> None:

@@ -24,7 +24,9 @@ from data_files import coloured, digits
 pytestmark = pytest.mark.slow
 
 PAGE = (TEMPLATE / "docs" / "recipes.md").read_text(encoding="utf-8")
-EDIT = re.compile(r"(?:In|Add) `(?P<file>[^`]+)`(?:, in the class `(?P<name>\w+)`)?:\n\n```\w+\n(?P<code>.*?)^```$", re.M | re.S)
+EDIT = re.compile(
+    r"(?:In|Add) `(?P<file>[^`]+)`(?:, in the class `(?P<name>\w+)`)?:\n\n```\w+\n(?P<code>.*?)^```$", re.M | re.S
+)
 COMMANDS = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
 LINES = 50  # of code in a block: more is no recipe
 
@@ -203,7 +205,9 @@ def test_arrays_give_the_model_their_shape(cook: Cook) -> None:
 @recipe("Another torchvision data set")
 def test_torchvision_data_set_is_split_alike_in_every_command(cook: Cook) -> None:
     def prepare(path: Path) -> None:
-        names = re.findall(r'"(\w+)"', "".join(re.findall(r"class_names .*", RECIPES["Another torchvision data set"].text)))
+        names = re.findall(
+            r'"(\w+)"', "".join(re.findall(r"class_names .*", RECIPES["Another torchvision data set"].text))
+        )
         assert len(set(names)) == 10
         images, classes = digits(64)
         for i, (pixels, target) in enumerate(zip(coloured(images[:500]), classes[:500], strict=True)):
@@ -228,7 +232,8 @@ def test_stream_is_trained_for_a_number_of_steps(cook: Cook) -> None:
             np.savetxt(path / "data" / "stream" / f"{name}.csv", part, fmt="%d", delimiter=",")
 
     cooked = cook("--trainer.max_steps=100", prepare=prepare)
-    assert cooked.checkpoint["global_step"] == 100
+    last = torch.load(cooked.run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 100
     assert max(cooked.curve("val/acc")) > 0.85
 
 
@@ -291,6 +296,15 @@ def test_encoder_has_a_rate_of_its_own_that_rises_first(cook: Cook) -> None:
     assert cooked.test_metrics["test/acc"] > 0.2  # of ten classes
 
 
+@recipe("A custom loss")
+def test_loss_of_ones_own_is_minimised(cook: Cook) -> None:
+    cooked = cook("--trainer.max_epochs=5")
+    losses = cooked.curve("train/loss")
+    assert 0.1 < losses[0] < 0.19  # of ten probabilities by chance: 0.18
+    assert losses[-1] < losses[0] / 2
+    assert cooked.test_metrics["test/acc"] > 0.8
+
+
 @recipe("An autoencoder")
 def test_autoencoder_restores_and_draws(cook: Cook) -> None:
     cooked = cook("--trainer.max_epochs=10")
@@ -312,19 +326,19 @@ def test_gan_trains_both_networks_and_logs_pictures(cook: Cook) -> None:
 
 @recipe("A plateau schedule")
 def test_rate_falls_on_a_plateau(cook: Cook) -> None:
-    cooked = cook("--trainer.max_epochs=7", "--model.lr=1e-9")
+    cooked = cook("--trainer.max_epochs=7", "--model.lr=1e-7")
     rates = cooked.curve("train/lr")
-    assert rates[0] == pytest.approx(1e-9)
-    assert rates[-1] == pytest.approx(1e-10)
+    assert rates[0] == pytest.approx(1e-7, abs=0)
+    assert rates[-1] == pytest.approx(1e-8, abs=0)
 
 
 @recipe("More metrics")
-def test_metrics_are_logged_together_and_by_class(cook: Cook) -> None:
+def test_metrics_are_logged_together(cook: Cook) -> None:
     cooked = cook("--trainer.max_epochs=5")
-    names = {"acc", "f1", "auroc", *(f"recall_{i}" for i in range(10))}
+    names = {"acc", "auroc", "f1", "recall"}
     assert {f"test/{name}" for name in names} == set(cooked.test_metrics)
     assert cooked.test_metrics["test/f1"] > 0.8
-    assert len(cooked.curve("val/recall_7")) == 5
+    assert all(len(cooked.curve(f"val/{name}")) == 5 for name in names)
 
 
 @recipe("A callback that logs pictures")

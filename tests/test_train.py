@@ -51,7 +51,7 @@ def test_variant_learns(train: Train, variant: str) -> None:
 @by_variant
 def test_run_is_one_folder(train: Train, variant: str) -> None:
     run = train(variant)
-    assert sorted(path.name for path in run.folder.iterdir()) == sorted(
+    assert sorted(path.name for path in run.folder.iterdir() if path.name != ".lock") == sorted(
         [*FILES, "test_metrics.json", *run.data.pictures, *run.data.files]
     )
     assert sorted(path.name for path in run.best.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
@@ -68,7 +68,11 @@ def test_training_says_what_matters_and_nothing_else(train: Train, variant: str)
     assert before_last == f"run folder: {run.folder}"
     assert last.startswith("next: python training/predict.py")
     assert re.search(r"best epoch: \d+, with val/\w+ \d+\.\d{4}", run.stdout)
-    assert len(run.stdout.splitlines()) < 45
+    config = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
+    epochs = [line for line in run.stdout.splitlines() if line.startswith("epoch ")]
+    assert len(epochs) == config["trainer"]["max_epochs"]
+    assert all("train/loss" in line and "val/loss" in line for line in epochs)
+    assert len(run.stdout.splitlines()) < 45 + len(epochs)
     assert run.stderr.strip() == run.data.stderr
 
 
@@ -136,8 +140,7 @@ def test_pictures_are_predicted_as_the_exported_networks_do(train: Train, varian
             probability, index = logits.softmax(dim=1).max(dim=1)
             assert [names[i] for i in index] == [row["class"] for row in rows]
             expected = torch.tensor([row["probability"] for row in rows])
-            rounding = 1e-3 if checkpoint["precision"] == "32-true" else 1e-2  # exported networks have float32
-            torch.testing.assert_close(probability, expected, rtol=0, atol=rounding)
+            torch.testing.assert_close(probability, expected, rtol=0, atol=1e-3)
     assert sorted(path.name for path in run.best.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
@@ -189,46 +192,14 @@ def test_pictures_of_the_run_show_something(train: Train, variant: str) -> None:
         assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or []) > 50
 
 
-PRECISE = "--trainer.precision=32-true"
-FASTER = {
-    "a compiled network": ["--compile=default"],
-    "channels last": ["--channels_last=true"],
-    "TF32, if there were a GPU": ["--matmul_precision=high"],
-    "samples on the device": ["--data.resident=true"],
-    "a fused optimizer": ["--model.optimizer=adam_fused"],
-    "bfloat16": ["--trainer.precision=bf16-mixed"],
-}
-IN_FORCE = """
-import json, sys, torch
-from training.run import RunCLI
-
-cli = RunCLI([*sys.argv[1:], "--model.scheduler=none"])
-in_force = {
-    "a compiled network": cli.model.net._compiled_call_impl is not None,
-    "channels last": cli.model.net.conv1.weight.is_contiguous(memory_format=torch.channels_last),
-    "TF32, if there were a GPU": torch.get_float32_matmul_precision() == "high",
-    "a fused optimizer": cli.model.configure_optimizers().defaults["fused"],
-    "bfloat16": cli.trainer.precision == "bf16-mixed",
-}
-print(json.dumps([name for name, held in in_force.items() if held]))
-"""
-
-
+@pytest.mark.parametrize("flags", [["--compile=default"], ["--trainer.precision=bf16-mixed"]], ids=["compiled", "bf16"])
 @pytest.mark.xdist_group("mnist-cnn")
-@pytest.mark.parametrize("flags", FASTER.values(), ids=FASTER)
-def test_what_makes_a_run_faster_changes_nothing_else(train: Train, flags: list[str]) -> None:
+def test_faster_settings_change_the_metrics_little(train: Train, flags: list[str]) -> None:
     run = train("mnist-cnn")
     expected = json.loads((run.folder / "test_metrics.json").read_text(encoding="utf-8"))
-    run.project.run("training/train.py", *run.data.flags, PRECISE, *flags)
+    run.project.run("training/train.py", *run.data.flags, *flags)
     measured = json.loads((run.project.runs()[-1] / "test_metrics.json").read_text(encoding="utf-8"))
     assert measured == pytest.approx(expected, abs=5e-3)
-
-
-@pytest.mark.parametrize("name", [name for name in FASTER if name != "samples on the device"])
-def test_what_makes_a_run_faster_is_in_force_when_asked_for(bake: Bake, name: str) -> None:
-    project = bake(variant="image-folder")
-    assert json.loads(project.run("-c", IN_FORCE, PRECISE, *FASTER[name]).stdout) == [name]
-    assert json.loads(project.run("-c", IN_FORCE, PRECISE).stdout) == []
 
 
 @by_variant
@@ -243,102 +214,6 @@ def test_network_computes_in_float64_too(bake: Bake, variant: str, tmp_path: Pat
     evaluated = project.run("training/evaluate.py", "--ckpt_path", best)
     assert metrics(evaluated.stdout) == metrics(trained.stdout) != {}
     assert len(project.run("training/predict.py", "--ckpt_path", best).stdout.splitlines()) > 4
-
-
-def test_convolution_and_pooling_of_onednn_are_those_of_pytorch(bake: Bake) -> None:
-    code = """
-import torch
-from models import my_model
-
-for dtype, supported in list(my_model.ONEDNN.items()):
-    for in_channels, channels, side in ((1, 32, 28), (3, 33, 9)):
-        torch.manual_seed(0)
-        block = my_model.ConvPool(in_channels, channels)
-        images = torch.randn(5, in_channels, side, side, requires_grad=True)
-        found, names = [], []
-        for my_model.ONEDNN[dtype] in (supported, False):
-            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-                pooled = block(images)
-            names.append(pooled.grad_fn.name())
-            gradients = torch.autograd.grad(pooled.float().square().sum(), [images, *block.parameters()])
-            found.append([pooled, *gradients])
-        assert [name == "ToDenseBackward0" for name in names] == [supported, False], names
-        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-        for own, other in zip(*found, strict=True):
-            torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
-"""
-    bake(variant="mnist-cnn").run("-c", code)
-
-
-def test_anomalies_are_detected_in_the_small_cnn_too(bake: Bake) -> None:
-    flags = ["--trainer.detect_anomaly=true", "--trainer.max_epochs=1"]
-    assert "test/acc" in bake().run("training/train.py", *flags).stdout  # oneDNN's tensors cannot be looked at
-
-
-@pytest.mark.parametrize("variant", ["mnist-cnn", "fashion-mnist-mlp", "cifar10-resnet18"])
-def test_resident_samples_are_on_the_device(bake: Bake, variant: str, tmp_path: Path) -> None:
-    code = """
-import sys
-from types import SimpleNamespace
-from data.data_module import MyDataModule
-for resident in (False, True):
-    data = MyDataModule(sys.argv[1], resident=resident)
-    device = "meta"  # one that every machine has
-    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=device))
-    data.setup("fit")
-    parts = (data.train.dataset, data.val.dataset, data.test)
-    print(*(tensor.device for part in parts for tensor in part.tensors))
-"""
-    WRITERS[variant](tmp_path)
-    done = bake(variant=variant).run("-c", code, tmp_path)
-    assert [line.split() for line in done.stdout.splitlines()] == [["cpu"] * 6, ["meta"] * 6]
-
-
-def test_bar_is_drawn_by_time_so_that_it_moves_where_steps_are_slow(bake: Bake) -> None:
-    code = """
-from itertools import count
-from types import SimpleNamespace
-import torch
-from lightning.pytorch.callbacks import RichProgressBar
-from training import run
-drawn = []
-RichProgressBar.on_train_batch_end = lambda bar, trainer, model, outputs, batch, index: drawn.append(index)
-for seconds in (1.0, 0.02):
-    run.time = SimpleNamespace(monotonic=count(100.0, seconds).__next__)
-    bar = run.LeanProgressBar(refresh_rate=20)
-    for index in range(6):
-        trainer = SimpleNamespace(is_last_batch=index == 5, accumulate_grad_batches=1)
-        bar.on_train_batch_end(trainer, None, {"loss": torch.tensor(0.5)}, None, index)
-    print(drawn)
-    drawn.clear()
-"""
-    assert bake().run("-c", code).stdout.splitlines() == ["[0, 1, 2, 3, 4, 5]", "[0, 3, 5]"]
-
-
-def test_precision_follows_the_processor_unless_it_is_given(bake: Bake) -> None:
-    project = bake(variant="mnist-cnn")
-    code = """
-import torch
-from training.run import fast_precision
-for gpu, native in ((False, False), (False, True), (True, False), (True, True)):
-    torch.cuda.is_available = lambda: gpu
-    torch.cuda.is_bf16_supported = lambda including_emulation: native and gpu
-    torch.cpu._is_avx512_bf16_supported = lambda: native and not gpu
-    print(*map(fast_precision, ("auto", "gpu", "cpu", "mps")))
-"""
-    full, mixed = "32-true", "bf16-mixed"
-    assert [line.split() for line in project.run("-c", code).stdout.splitlines()] == [
-        [full, full, full, full],
-        [mixed, full, mixed, full],
-        [full, full, full, full],
-        [mixed, mixed, full, full],
-    ]
-
-
-def test_resident_samples_and_workers_are_refused(bake: Bake) -> None:
-    flags = ("--data.resident=true", "--data.num_workers=1")
-    done = bake(variant="mnist-cnn").run("training/train.py", *flags, status=1)
-    assert done.stderr == "error: workers cannot read resident data: set data.num_workers to 0\n"
 
 
 @by_variant

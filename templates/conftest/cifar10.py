@@ -1,4 +1,4 @@
-"""What the tests train on."""
+"""The data that the tests use."""
 
 import pickle
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Command-line flags under which the project trains offline in seconds: on noise, in CIFAR10's own files."""
+    """Command-line flags with which the project trains offline in seconds, on noise in CIFAR-10's format."""
     root: Path = tmp_path_factory.mktemp("data")
     folder = root / "cifar-10-batches-py"
     folder.mkdir()

@@ -1,9 +1,9 @@
-"""What the tests train on."""
+"""The data that the tests use."""
 
 import pytest
 
 
 @pytest.fixture(scope="session")
 def flags() -> list[str]:
-    """Command-line flags under which the project trains offline in seconds."""
+    """Command-line flags with which the project trains offline in seconds."""
     return []

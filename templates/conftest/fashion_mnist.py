@@ -1,4 +1,4 @@
-"""What the tests train on."""
+"""The data that the tests use."""
 
 import struct
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 @pytest.fixture(scope="session")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Command-line flags under which the project trains offline in seconds: on noise, in FashionMNIST's own files."""
+    """Command-line flags with which the project trains offline in seconds, on noise in Fashion-MNIST's format."""
     root: Path = tmp_path_factory.mktemp("data")
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What the tests train on."""
+"""The data that the tests use."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Command-line flags under which the project trains offline in seconds: on pictures of noise in four folders."""
+    """Command-line flags with which the project trains offline in seconds, on noise in four folders."""
     root: Path = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     for name in ("ant", "bee", "cat", "dog"):

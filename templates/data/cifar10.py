@@ -1,15 +1,12 @@
 """CIFAR-10: 60,000 colour photographs of 32 x 32 pixels in ten classes, downloaded by torchvision.
 
 Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, https://www.cs.toronto.edu/~kriz/cifar.html
-Made for a test accuracy of 0.95 with the default configuration and ImageNet weights, not measured on CIFAR-10 yet.
 """
 
-import codecs
 import pickle
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,81 +18,101 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset, default_convert
+from torch.utils.data import DataLoader, TensorDataset, default_convert
 from torchvision.datasets import CIFAR10
-from torchvision.transforms.v2.functional import normalize, resize, to_dtype
+from torchvision.transforms.v2.functional import resize, to_dtype
 
-from data.pictures import find_pictures, random_crop, read_picture
+from data.pictures import find_pictures, random_shift, read_picture
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZE = 32  # height and width in pixels, as the files have them
+SIZE = 32  # height and width of the pictures in the files, in pixels
+
+
+class Record:
+    """Stands for an object in a pickled file: keeps its arguments and its state, and runs no code of the file."""
+
+    state: tuple[Any, ...] = ()
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads lists, dicts and NumPy arrays; other than pickle's own it runs no code that a file may name."""
+    """Reads numbers, texts, lists and dicts; NumPy arrays become records, as hostile ones could crash NumPy."""
 
-    ALLOWED: tuple[Any, ...] = (
-        np.empty(0).__reduce__()[0],
-        np.empty(0).__reduce_ex__(5)[0],
-        np.int64().__reduce__()[0],
-        np.ndarray,
-        np.dtype,
-        codecs.encode,
-    )
+    def find_class(self, module_name: str, global_name: str) -> type[Record]:
+        if global_name not in ("ndarray", "dtype", "_reconstruct", "_frombuffer", "encode"):
+            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
+        return Record
 
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        for allowed in self.ALLOWED:
-            if allowed.__name__ == global_name:
-                return allowed
-        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
+
+def read_bytes(array: Record) -> np.ndarray:
+    """The NumPy array that a record stands for.
+
+    Raises:
+        ValueError: It is not an array of bytes.
+    """
+    if array.state:  # of _reconstruct; pickle's protocol 5 uses _frombuffer
+        _, shape, dtype, is_fortran, content = array.state
+        order = "F" if is_fortran else "C"
+    else:
+        content, dtype, shape, order = array.args
+    if dtype.args[0] not in ("u1", "uint8"):
+        raise ValueError(f"it holds an array of type {dtype.args[0]} instead of uint8")
+    if isinstance(content, Record):  # bytes in pickle's protocol 2: text and the name of its encoding
+        content = content.args[0]
+    if isinstance(content, str):
+        content = content.encode("latin1")
+    return np.frombuffer(content, np.uint8).reshape(shape, order=order)
 
 
 def read_batch(file: Path) -> dict[str, Any]:
-    """Reads one file of cifar-10-batches-py.
+    """Reads a file of cifar-10-batches-py: the pictures of a batch, (N, 3, 32, 32) uint8, and its other values.
 
     Raises:
-        OSError: The file is damaged, or holds something else than arrays.
+        OSError: The file is missing, damaged, or holds anything but numbers, texts and arrays of bytes.
     """
     try:
         with open(file, "rb") as opened:
-            batch = ArrayUnpickler(opened, encoding="latin1").load()
-            if "data" in batch:
-                pixels = torch.from_numpy(batch["data"].reshape(-1, 3, SIZE, SIZE).astype(np.uint8))
-                batch = {"data": pixels, "labels": torch.tensor(batch["labels"], dtype=torch.int64)}
-                if len(pixels) != len(batch["labels"]):
-                    raise ValueError("pictures and labels differ in number")
-            return batch
-    except (AttributeError, EOFError, ImportError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise OSError(f"{file} is damaged or not in CIFAR-10's format ({error}): remove it") from error
-    except pickle.UnpicklingError as error:
-        raise OSError(f"{file} is damaged or not to be trusted ({error}): remove it") from error
+            batch = dict(ArrayUnpickler(opened, encoding="latin1").load())
+        if "data" in batch:
+            batch["data"] = torch.tensor(read_bytes(batch["data"]).reshape(-1, 3, SIZE, SIZE))
+            batch["labels"] = torch.tensor(batch["labels"], dtype=torch.int64).reshape(len(batch["data"]))
+        return batch
+    except OSError:
+        raise
+    except Exception as error:  # unpickling a damaged file raises many types
+        raise OSError(f"{file} is damaged or not in CIFAR-10's format ({error}): replace it") from error
 
 
 class BatchDataset(TensorDataset):
-    """A `TensorDataset` that is read by the batch, with one indexing operation a tensor."""
+    """A `TensorDataset` that reads a whole batch with one indexing operation per tensor."""
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        device = self.tensors[0].device
-        return self[torch.tensor(indices, pin_memory=device.type == "cuda").to(device, non_blocking=True)]
+        return self[torch.tensor(indices)]
 
 
 class MyDataModule(LightningDataModule):
-    """CIFAR-10 as uint8 tensors in memory: the official test split, and 1/10 of the training samples for validation.
+    """CIFAR-10 in memory: the official test split, and 1/10 of the training samples for validation.
+
+    A batch is a pair: pictures (N, 3, H, W), float32 in [0, 1], and classes (N,), int64.
 
     Args:
-        data_dir: Folder that holds cifar-10-batches-py/, CIFAR-10's or your own in the same format with any class
-            count; CIFAR-10 is downloaded when it is missing. A relative path starts at the project's root.
-        batch_size: Samples a step on each device.
-        image_size: Height and width in pixels to which a batch is resized on the device; networks that were
-            pretrained on ImageNet want 224, others are faster and do well at 32.
-        shift: Largest random shift of a training picture, in pixels of the 32; 0 switches it off.
-        flip: Whether half of the training pictures are mirrored at random.
-        num_workers: Processes that fetch batches; 0 is fastest for data in memory.
-        resident: Whether all samples are kept on the device as uint8, which saves copying batches to a GPU.
+        data_dir: Folder that holds cifar-10-batches-py/, CIFAR-10's or your own in this format with any number of
+            classes. A missing folder is downloaded. A relative path starts at the project's root.
+        batch_size: Samples per step and device.
+        image_size: Height and width in pixels to which pictures are resized. Networks that were pretrained on ImageNet
+            are best at 224; 32 is the size in the files and far faster.
+        shift: Largest random shift of training pictures, in pixels of the files; 0 disables it.
+        flip: Whether to mirror half of the training pictures at random.
+        num_workers: Processes that read batches; 0 is fastest for data in memory.
     """
 
-    MODEL_ARGUMENTS = ("class_names", "image_shape", "mean", "std")
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as pretrained networks want them
+    inputs: Sequence[str] = ()  # picture files and folders to predict
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as pretrained networks need them
 
     def __init__(
         self,
@@ -105,103 +122,107 @@ class MyDataModule(LightningDataModule):
         shift: NonNegativeInt = 4,
         flip: bool = True,
         num_workers: NonNegativeInt = 0,
-        resident: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
-        self.data_dir = ROOT / Path(data_dir).expanduser()
-        self.batch_size, self.shift, self.flip, self.num_workers = batch_size, shift, flip, num_workers
-        self.resident = resident
-        if resident and num_workers:
-            raise MisconfigurationException("workers cannot read resident data: set data.num_workers to 0")
-        self.image_shape: tuple[int, ...] = (3, int(image_size), int(image_size))  # after resizing
-        self.inputs: Sequence[str] = ()  # picture files and folders to predict
+        self.folder = ROOT / Path(data_dir).expanduser() / CIFAR10.base_folder
+        self.batch_size, self.image_size, self.num_workers = batch_size, image_size, num_workers
+        self.shift, self.flip = shift, flip
 
     def prepare_data(self) -> None:
-        if not self.inputs:
-            self.download()
-
-    def download(self) -> None:
-        """Downloads the files, verified by torchvision, when one of them is missing.
+        """Downloads CIFAR-10 if its folder does not exist; torchvision verifies the checksums.
 
         Raises:
-            FileNotFoundError: They are neither there nor to be had.
+            FileNotFoundError: It cannot be downloaded.
         """
-        folder = self.data_dir / CIFAR10.base_folder
-        names = ["batches.meta", "data_batch_1", "test_batch"]
-        if all((folder / name).exists() for name in names):
+        if self.folder.exists() or self.inputs:
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        print(f"downloading CIFAR-10 to {self.folder}", file=sys.stderr)
         timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(20)  # seconds; torchvision sets none
         try:
-            socket.setdefaulttimeout(20)  # seconds; torchvision would wait for ever
-            # Moved into place one whole file at a time, so that a killed download leaves nothing that looks complete.
-            with TemporaryDirectory(dir=self.data_dir) as temporary, redirect_stdout(sys.stderr):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=self.folder.parent) as temporary:
                 CIFAR10(temporary, download=True)
-                for file in sorted(Path(temporary, CIFAR10.base_folder).iterdir(), reverse=True):
-                    file.replace(folder / file.name)
+                Path(temporary, self.folder.name).rename(self.folder)  # an interrupted download leaves nothing behind
         except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(
-                f"CIFAR-10 is not in {folder}, where {', '.join(names)} would be looked for, and could not be "
-                f"downloaded from {CIFAR10.url}; the template's variant digits-cnn needs no download"
-            ) from error
+            if not self.folder.exists():  # otherwise another process has downloaded it
+                raise FileNotFoundError(
+                    f"{self.folder} does not exist, and CIFAR-10 cannot be downloaded: copy its files there, or use the"
+                    " template's variant digits-cnn, which needs no download"
+                ) from error
         finally:
             socket.setdefaulttimeout(timeout)
 
     @cached_property
     def class_names(self) -> list[str]:
-        """As batches.meta has them."""
-        self.download()
-        file = self.data_dir / CIFAR10.base_folder / "batches.meta"
-        try:
-            return [str(name) for name in read_batch(file)["label_names"]]
-        except (KeyError, TypeError) as error:
-            raise OSError(f"{file} is damaged or not in CIFAR-10's format: remove it") from error
+        """The names in batches.meta."""
+        self.prepare_data()
+        file = self.folder / "batches.meta"
+        names = read_batch(file).get("label_names")
+        if not isinstance(names, list) or not names:
+            raise OSError(f"{file} lacks a list label_names, the names of the classes")
+        return [str(name) for name in names]
+
+    @cached_property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width in pixels."""
+        return 3, self.image_size, self.image_size
 
     @cached_property
     def samples(self) -> list[tuple[Tensor, Tensor]]:
-        """Training and test samples: pictures (N, 3, 32, 32) uint8 and classes (N,) int64."""
-        self.download()
-        folder = self.data_dir / CIFAR10.base_folder
+        """Training and test samples: pictures (N, 3, 32, 32), uint8, and classes (N,), int64.
+
+        Raises:
+            OSError: A file is missing or damaged.
+        """
+        self.prepare_data()
         splits = []
         for pattern in ("data_batch_*", "test_batch"):
-            batches = [read_batch(file) for file in sorted(folder.glob(pattern))]
+            batches = [read_batch(file) for file in sorted(self.folder.glob(pattern))]
+            if not batches or not all("data" in batch for batch in batches):
+                raise FileNotFoundError(f"{self.folder} has no {pattern} with pictures: add it, or remove the folder")
             splits.append((torch.cat([b["data"] for b in batches]), torch.cat([b["labels"] for b in batches])))
         return splits
 
     def setup(self, stage: str) -> None:
-        if not (stage == "predict" and self.inputs):
-            (images, targets), test = self.samples
-            if max(targets.max(), test[1].max()) >= len(self.class_names):
-                raise MisconfigurationException(f"{self.data_dir} holds more than {len(self.class_names)} classes")
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-            val, train = order.split([len(order) // 10, len(order) - len(order) // 10])
-            missing = {*targets.tolist(), *test[1].tolist()} - set(targets[train].tolist())
-            if missing or not len(val):
-                raise MisconfigurationException(
-                    f"{self.data_dir} has too few training pictures, or none of the classes {sorted(missing)}: add some"
-                )
-            if self.resident and self.trainer:
-                device = self.trainer.strategy.root_device
-                images, targets = images.to(device), targets.to(device)
-                test = test[0].to(device), test[1].to(device)
-            samples = BatchDataset(images, targets)  # of which the splits take no copy
-            self.train, self.val = (Subset(samples, split.tolist()) for split in (train, val))
-            self.test = BatchDataset(*test)
-        if stage == "predict":
-            self.setup_predict()
-
-    def setup_predict(self) -> None:
-        """Reads `inputs`, or takes a few test samples; `predict_columns` says of each where it comes from."""
         if self.inputs:
-            files = find_pictures(self.inputs)
-            images = torch.stack([read_picture(file, (SIZE, SIZE), channels=3) for file in files])
-            self.predict_columns = [{"input": str(file)} for file in files]
-        else:
-            images, truth = self.test[:8]
-            names = self.class_names
-            self.predict_columns = [{"input": f"test {i}", "truth": names[t]} for i, t in enumerate(truth)]
-        self.predict = BatchDataset(images)
+            self.predict = self._read_inputs()
+            return
+        (images, targets), test = self.samples
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        splits = order.tensor_split((len(order) // 10,))
+        self.val, self.train = (BatchDataset(images[split], targets[split]) for split in splits)
+        self.test = BatchDataset(*test)
+        self._check_splits()
+        if stage == "predict":
+            self.predict = self._first_test_samples()
+
+    def _check_splits(self) -> None:
+        """Checks that the splits fit each other and the model.
+
+        Raises:
+            MisconfigurationException: They do not.
+        """
+        known = set(self.train.tensors[1].tolist())
+        for split in (self.train, self.val, self.test):
+            classes = set(split.tensors[1].tolist())
+            if not classes:
+                raise MisconfigurationException(f"{self.folder} has too few pictures: use 10 or more for training")
+            if unknown := {*(classes - known), *(i for i in classes if not 0 <= i < len(self.class_names))}:
+                raise MisconfigurationException(
+                    f"{self.folder} has pictures of the classes {sorted(unknown)}, which have no name in batches.meta"
+                    " or no training pictures: add these"
+                )
+
+    def _read_inputs(self) -> list[tuple[Tensor, dict[str, str]]]:
+        """The pictures to predict, each with the columns to print before its prediction."""
+        files = find_pictures(self.inputs)
+        return [(read_picture(file, (3, SIZE, SIZE)), {"input": str(file)}) for file in files]
+
+    def _first_test_samples(self) -> list[tuple[Tensor, dict[str, str]]]:
+        images, targets = self.test[:8]
+        truths = [self.class_names[target] for target in targets]
+        return [(images[i], {"input": f"test {i}", "truth": truth}) for i, truth in enumerate(truths)]
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train, shuffle=True)
@@ -215,26 +236,22 @@ class MyDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._loader(self.predict)
 
-    def _loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # On one device too: its order depends on the epoch alone, not on what ran before.
-        sampler: DistributedSampler = DistributedSampler(dataset, replicas, rank, shuffle=shuffle)
+    def _loader(self, dataset: Any, shuffle: bool = False) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=shuffle and len(sampler) % self.batch_size == 1,  # batch normalisation needs two
-            collate_fn=default_convert,
+            shuffle=shuffle,
+            drop_last=shuffle and len(dataset) % self.batch_size == 1,  # batch normalisation needs two samples
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            collate_fn=default_convert if isinstance(dataset, BatchDataset) else None,
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        images, *targets = batch
+        """Shifts and mirrors pictures of training, converts all to float32 in [0, 1] and resizes them."""
+        images, rest = batch
         if self.trainer and self.trainer.training:
-            images = random_crop(images, images.shape[2:], self.shift)
+            images = random_shift(images, self.shift)
             if self.flip:
                 mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
                 images = torch.where(mirrored, images.flip(-1), images)
-        images = resize(to_dtype(images, torch.float32, scale=True), list(self.image_shape[1:]))
-        return normalize(images, self.mean, self.std), *targets
+        return resize(to_dtype(images, torch.float32, scale=True), list(self.image_shape[1:])), rest

@@ -12,7 +12,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_convert
+from torch.utils.data import DataLoader, TensorDataset, default_convert
 
 from data.pictures import find_pictures, random_shift, read_picture
 
@@ -90,9 +90,9 @@ class MyDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._loader(self.predict)
 
-    def _loader(self, dataset: Dataset | list, shuffle: bool = False) -> DataLoader:
+    def _loader(self, dataset: Any, shuffle: bool = False) -> DataLoader:
         return DataLoader(
-            dataset,  # type: ignore[arg-type]
+            dataset,
             batch_size=self.batch_size,
             shuffle=shuffle,
             num_workers=self.num_workers,

@@ -1,4 +1,4 @@
-"""Windows of time series in a CSV file; without one, statsmodels' weekly carbon dioxide in the air of Mauna Loa.
+"""Windows of time series in a CSV file, or of statsmodels' weekly carbon dioxide in the air of Mauna Loa.
 
 Source: C. D. Keeling and T. P. Whorf, Scripps Institution of Oceanography, La Jolla, 2004, from July 1964 on
 """
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,60 +19,55 @@ from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype
 from sklearn.preprocessing import StandardScaler
 from statsmodels.datasets import co2
 from torch import Tensor
-from torch.nn.functional import avg_pool1d, pad
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_convert
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_convert
 
 from data.tables import read_table, refuse
 
 ROOT = Path(__file__).resolve().parents[1]
-DAY = 24 * 3600
-SMOOTHING = 25  # steps that the linear baseline's trend averages over, as in DLinear
+DAY = 24 * 3600  # seconds
+TOLERANCE = 0.01  # steps by which a time may differ from a regular one
 
 
-class Windows(Dataset):
-    """Windows of a series (T, C) float32 that start at the rows `starts`, read by the batch."""
+class BatchDataset(TensorDataset):
+    """A `TensorDataset` that reads a whole batch with one indexing operation per tensor."""
 
-    def __init__(self, series: Tensor, starts: Tensor, lookback: int, horizon: int) -> None:
-        self.series, self.starts, self.lookback = series, starts, lookback
-        self.steps = torch.arange(lookback + horizon)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Inputs (N, lookback, C) and targets (N, horizon, C)."""
-        windows = self.series[self.starts[indices].view(-1, 1) + self.steps]
-        return windows[:, : self.lookback].contiguous(), windows[:, self.lookback :].contiguous()
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        return self[torch.tensor(indices)]
 
 
 class Clock:
-    """Tells the times of a series as whole steps from the first one on.
+    """Converts the times of a series to numbers of steps since the first one, and back.
 
     Args:
-        times: Increasing: datetimes, or numbers.
+        times: Increasing datetimes or numbers. The step is the most frequent difference of two of them; calendar months
+            count as equal.
     """
 
     def __init__(self, times: pd.Series) -> None:
         self.dates = is_datetime64_any_dtype(times)
-        days = times.dt.day if self.dates else times
-        self.months = self.dates and bool(
-            (times.diff()[1:] >= pd.Timedelta(days=28)).all() and (days.nunique() == 1 or times.dt.is_month_end.all())
-        )
+        self.months = self.dates and self._are_months(times)
         ticks = self._ticks(times)
         self.start = ticks[0]
         self.step = pd.Series(np.diff(ticks)).mode()[0]
 
+    @staticmethod
+    def _are_months(times: pd.Series) -> bool:
+        """Whether all times are 28 or more days apart and on the same day, or the last day, of a month."""
+        same_day = times.dt.day.nunique() == 1 or times.dt.is_month_end.all()
+        return bool(same_day and (times.diff()[1:] >= pd.Timedelta(days=28)).all())
+
     def _ticks(self, times: pd.Series) -> np.ndarray:
+        """Times as numbers: months, seconds, or the numbers that they are."""
         if self.months:
             return (times.dt.year * 12 + times.dt.month - 1).to_numpy()
         return times.astype("datetime64[s, UTC]").astype(np.int64).to_numpy() if self.dates else times.to_numpy()
 
     def positions(self, times: pd.Series) -> np.ndarray:
-        """Steps since the start, fractions where a time lies between two of them."""
+        """Steps since the start, with a fraction for a time between two steps."""
         return (self._ticks(times) - self.start) / self.step
 
     def label(self, position: int) -> str:
-        """The time of a step, as text."""
+        """The time of a step as text."""
         tick = self.start + position * self.step
         if self.months:
             return f"{tick // 12:04}-{tick % 12 + 1:02}"
@@ -79,7 +75,7 @@ class Clock:
 
     @property
     def season(self) -> int:
-        """Steps after which values are likely to recur: a day's, a week's of days, or a year's; 1 where unknown."""
+        """Steps after which values probably repeat: in a day, of days in a week, otherwise in a year; 1 if unknown."""
         if self.months:
             return max(12 // int(self.step), 1)
         if self.dates and self.step < DAY:
@@ -88,28 +84,28 @@ class Clock:
 
 
 class MyDataModule(LightningDataModule):
-    """Windows of series in memory: the first rows train, later ones validate, the last ones test.
+    """Windows of series in memory: the first rows train, the next ones validate, the last ones test.
 
-    Gaps of up to `max_gap` steps are filled with the value before them, so that nothing of the future leaks.
+    A batch is a pair: inputs (N, lookback, C) and targets (N, horizon, C), both float32 in their own units. Gaps of up
+    to `max_gap` steps are filled with the value before them, so that no input depends on later values.
 
     Args:
-        csv: CSV file whose first column is a time; null takes the carbon dioxide. A relative path starts at the
-            project's root.
-        columns: Columns to forecast; null takes all that hold numbers.
-        lookback: Steps that the network sees.
-        horizon: Steps that it forecasts.
-        season: Steps after which values recur, for the naive forecast; null goes by the times.
-        max_gap: Longest gap to fill, in steps.
-        val_share: Share of the rows to validate on.
-        test_share: Share of the rows to test on.
-        time_format: Of the first column, as in %d.%m.%Y %H:%M; null finds out.
-        encoding: Of the file, such as utf-8 or cp1252.
-        separator: Character between fields; null finds out.
-        batch_size: Windows a step on each device.
-        num_workers: Processes that fetch batches; 0 is fastest for data in memory.
+        csv: CSV file with times in its first column, relative to the project's root; null uses the carbon dioxide.
+        columns: Columns to forecast; null uses all columns of numbers.
+        lookback: Number of steps that the network sees.
+        horizon: Number of steps that it forecasts.
+        season: Steps after which values repeat, for the naive forecast; null depends on the times.
+        max_gap: Longest gap that is filled, in steps.
+        val_share: Share of the rows for validation.
+        test_share: Share of the rows for the test.
+        time_format: Format of the times, such as "%d.%m.%Y %H:%M"; null detects it.
+        encoding: Encoding of the file, such as utf-8 or cp1252.
+        separator: Character between fields; null detects it.
+        batch_size: Windows per step and device.
+        num_workers: Processes that make batches; 0 is fastest for data in memory.
     """
 
-    MODEL_ARGUMENTS = ("columns", "scale", "lookback", "horizon")
+    inputs: Sequence[str] = ()  # CSV files to forecast
 
     def __init__(
         self,
@@ -130,15 +126,25 @@ class MyDataModule(LightningDataModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.file = ROOT / Path(csv).expanduser() if csv else None
-        self.lookback, self.horizon = lookback, horizon
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.inputs: Sequence[str] = ()  # CSV files whose future is to be forecast
 
-    def read(self, file: Path | None) -> pd.DataFrame:
-        """The file's rows, of which the first column is a time; the index says on which line each is.
+    @cached_property
+    def lookback(self) -> int:
+        return self.hparams["lookback"]
+
+    @cached_property
+    def horizon(self) -> int:
+        return self.hparams["horizon"]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        return self._read(self.file)
+
+    def _read(self, file: Path | None) -> pd.DataFrame:
+        """Reads a file, or the embedded series, with line numbers as the index and times in the first column.
 
         Raises:
-            OSError: A time cannot be read, or does not come after the one before it.
+            OSError: The file cannot be read, or times do not increase.
         """
         if file:
             frame = read_table(file, self.hparams["encoding"], self.hparams["separator"], na_values=["?"])
@@ -149,66 +155,66 @@ class MyDataModule(LightningDataModule):
             times = text.astype(float)
         else:
             times = pd.to_datetime(text.astype(str), format=self.hparams["time_format"], errors="coerce", utc=True)
-        problems = [f"line {line}: {name!r} is '{text[line]}', no time" for line in frame.index[times.isna()]]
-        for line in frame.index[1:][(times.diff()[1:] <= times.diff()[1:] * 0).to_numpy()]:
-            problems.append(f"line {line}: {name!r} is '{text[line]}', which does not come after the time before it")
+        problems = [f"line {line}: {name!r} is '{text[line]}', not a time" for line in frame.index[times.isna()]]
+        for line in frame.index[times <= times.shift()]:
+            problems.append(f"line {line}: {name!r} is '{text[line]}', not later than the time before it")
         refuse(file, problems)
         frame[name] = times
         return frame
-
-    @cached_property
-    def frame(self) -> pd.DataFrame:
-        return self.read(self.file)
 
     @cached_property
     def columns(self) -> list[str]:
         """The columns to forecast.
 
         Raises:
-            OSError: There is none, or not the one that was asked for.
+            OSError: There are none, or configured columns are missing.
         """
-        there = list(self.frame.columns[1:])
-        unknown = [name for name in self.hparams["columns"] or [] if name not in there]
-        refuse(self.file, [f"there is no column {name!r} among {', '.join(there)}" for name in unknown])
-        chosen = self.hparams["columns"] or [name for name in there if is_numeric_dtype(self.frame[name])]
+        names = list(self.frame.columns[1:])
+        if configured := self.hparams["columns"]:
+            hint = f"the columns are {', '.join(names)}"
+            refuse(self.file, [f"there is no column {name!r}: {hint}" for name in configured if name not in names])
+            return list(configured)
+        chosen = [name for name in names if is_numeric_dtype(self.frame[name])]
         if not chosen:
-            refuse(self.file, ["no column but the first holds numbers alone"])
-        if left_out := [] if self.hparams["columns"] else sorted(set(there) - set(chosen)):
-            self._warn(f"left out what holds other things than numbers: {', '.join(left_out)}")
-        return list(chosen)
-
-    @staticmethod
-    def _warn(message: str) -> None:
-        rank_zero_only(print)(f"warning: {message}", file=sys.stderr)
+            refuse(self.file, ["no column except the first one contains only numbers"])
+        if left_out := [name for name in names if name not in chosen]:
+            message = f"warning: left out columns that contain more than numbers: {', '.join(left_out)}"
+            rank_zero_only(print)(message, file=sys.stderr)
+        return chosen
 
     def make_regular(self, frame: pd.DataFrame, file: Path | None) -> tuple[np.ndarray, Clock]:
-        """The values at every step of a clock, (T, C) float64, with short gaps filled.
+        """The values at each step of a clock, (T, C) float64, with short gaps filled.
 
         Raises:
-            OSError: Times are irregular, values are no numbers, or gaps are too long.
+            OSError: Times are irregular, values are not numbers, or gaps are too long.
         """
         if len(frame) < 3:
-            refuse(file, ["three rows are the least that show a time step"])
+            refuse(file, ["need at least three rows to find the time step"])
+        times = frame.iloc[:, 0]
+        clock = Clock(times)
+        positions = clock.positions(times)
         values = frame[self.columns].apply(pd.to_numeric, errors="coerce").astype(float)
-        problems = [
-            f"line {line}: {name!r} is '{frame[name][line]}', no number"
-            for name in self.columns
-            for line in frame.index[(frame[name].notna() & ~np.isfinite(values[name])).to_numpy()]
-        ]
-        clock = Clock(frame.iloc[:, 0])
-        positions = clock.positions(frame.iloc[:, 0])
-        uneven = frame.index[np.abs(positions - positions.round()) > 0.01]
-        problems += [f"line {line}: {frame.iloc[:, 0][line]} lies between two steps of the times" for line in uneven]
+        problems = []
+        for name in self.columns:
+            wrong = frame.index[frame[name].notna() & ~np.isfinite(values[name])]
+            problems += [f"line {line}: {name!r} is '{frame[name][line]}', not a number" for line in wrong]
+        uneven = frame.index[np.abs(positions - positions.round()) > TOLERANCE]
+        problems += [f"line {line}: {times[line]} lies between two steps of the times" for line in uneven]
         refuse(file, problems)
         values = values.set_axis(positions.round().astype(int)).reindex(range(round(positions[-1]) + 1))
-        for name in self.columns:
-            gap = values[name].isna()
-            for _, run in gap[gap].groupby((~gap).cumsum()[gap]):
-                if len(run) > self.hparams["max_gap"] or run.index[0] == 0:
-                    hole = f"{name!r} lacks {len(run)} steps from {clock.label(run.index[0])}"
-                    problems.append(f"{hole}: fill it, or raise --data.max_gap")
-        refuse(file, problems)
+        refuse(file, [problem for name in self.columns for problem in self._long_gaps(values[name], clock)])
         return values.ffill().to_numpy(), clock
+
+    def _long_gaps(self, values: pd.Series, clock: Clock) -> list[str]:
+        """The gaps of a column that are not to be filled: long ones, and one at the start."""
+        gap = values.isna()
+        problems = []
+        for _, run in gap[gap].groupby((~gap).cumsum()[gap]):
+            start, length = run.index[0], len(run)
+            if start == 0 or length > self.hparams["max_gap"]:
+                text = f"{values.name!r} lacks {length} steps from {clock.label(start)}"
+                problems.append(f"{text}: fill the gap, or raise --data.max_gap")
+        return problems
 
     @cached_property
     def regular(self) -> tuple[np.ndarray, Clock]:
@@ -216,23 +222,16 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def borders(self) -> tuple[int, int, int]:
-        """The row after the last one of train, of val and of test."""
+        """The rows at which train, val and test end."""
         rows = len(self.regular[0])
         test = round(rows * (1 - self.hparams["test_share"]))
         return round(test - rows * self.hparams["val_share"]), test, rows
 
     @cached_property
-    def scale(self) -> dict[str, list[float]]:
-        """Mean and standard deviation of each column in the training rows."""
+    def std(self) -> list[float]:
+        """Standard deviation of each column in the training rows; 1 for a constant column."""
         scaler = StandardScaler().fit(self.regular[0][: max(self.borders[0], 1)])
-        return {
-            name: [float(m), float(s)] for name, m, s in zip(self.columns, scaler.mean_, scaler.scale_, strict=True)
-        }
-
-    def scaled(self, values: np.ndarray) -> Tensor:
-        """Values (T, C) in their own units to float32 with mean 0 and standard deviation 1 in the training rows."""
-        mean, std = np.array([self.scale[name] for name in self.columns]).T
-        return torch.from_numpy(((values - mean) / std).astype(np.float32))
+        return [float(std) for std in scaler.scale_]
 
     @property
     def season(self) -> int:
@@ -240,64 +239,70 @@ class MyDataModule(LightningDataModule):
         return season if season <= self.lookback else 1
 
     def setup(self, stage: str) -> None:
-        if not (stage == "predict" and self.inputs):
-            first, second, end = self.borders
-            self.train, self.val, self.test = (
-                self._windows(*rows) for rows in ((self.lookback, first), (first, second), (second, end))
-            )
         if stage == "predict":
-            self.setup_predict()
+            self.predict = [self._read_input(Path(file)) for file in self.inputs] or [self._last_test_window()]
+            return
+        first, second, end = self.borders
+        self.train = self._windows(self.lookback, first)
+        self.val = self._windows(first, second)
+        self.test = self._windows(second, end)
 
-    def _windows(self, first: int, end: int) -> Windows:
-        """The windows whose targets are among the rows from `first` to `end`."""
-        count = end - first - self.horizon + 1
-        if count < 1 or first < self.lookback:
+    def _windows(self, first: int, end: int) -> BatchDataset:
+        """All windows with targets in the rows from `first` to before `end`."""
+        size = self.lookback + self.horizon
+        if end - first < self.horizon or first < self.lookback:
             wanted = f"--data.lookback {self.lookback} and --data.horizon {self.horizon}"
-            refuse(self.file, [f"{len(self.regular[0])} rows are too few for {wanted}: give smaller ones"])
-        starts = first - self.lookback + torch.arange(count)
-        return Windows(self.scaled(self.regular[0]), starts, self.lookback, self.horizon)
+            refuse(self.file, [f"{len(self.regular[0])} rows are too few for {wanted}: use smaller ones"])
+        rows = torch.tensor(self.regular[0][first - self.lookback : end], dtype=torch.float32)
+        windows = rows.unfold(0, size, 1).transpose(1, 2)  # (N, size, C), without copying
+        return BatchDataset(windows[:, : self.lookback], windows[:, self.lookback :])
 
-    def setup_predict(self) -> None:
-        """Takes the end of each of `inputs`, or of the test rows; `predict_columns` says what each forecast is of."""
-        self.predict_columns = []
-        windows = []
-        for file in self.inputs or ["test"]:
-            values, clock = self.make_regular(self.read(Path(file)), Path(file)) if self.inputs else self.regular
-            known = len(values) if self.inputs else len(values) - self.horizon
-            if known < self.lookback:
-                refuse(file, [f"{known} rows are too few: {self.lookback} are what the network looks back on"])
-            windows.append(self.scaled(values[known - self.lookback : known]))
-            for row in range(known, known + self.horizon):
-                for i, name in enumerate(self.columns):
-                    truth = {} if self.inputs else {"truth": float(values[row, i])}
-                    self.predict_columns.append({"input": file, "time": clock.label(row), "column": name} | truth)
-        self.predict = Windows(torch.cat(windows), torch.arange(len(windows)) * self.lookback, self.lookback, 0)
+    def _read_input(self, file: Path) -> tuple[Tensor, dict[str, list[Any]]]:
+        """The last steps of a file, and what follows it."""
+        values, clock = self.make_regular(self._read(file), file)
+        if len(values) < self.lookback:
+            refuse(file, [f"{len(values)} rows are too few, the network needs {self.lookback}"])
+        return self._window(values, len(values), clock, str(file))
+
+    def _last_test_window(self) -> tuple[Tensor, dict[str, list[Any]]]:
+        values, clock = self.regular
+        row = len(values) - self.horizon
+        inputs, columns = self._window(values, row, clock, "test")
+        return inputs, columns | {"truth": values[row:].flatten().tolist()}
+
+    def _window(self, values: np.ndarray, row: int, clock: Clock, name: str) -> tuple[Tensor, dict[str, list[Any]]]:
+        """A window to predict, (1, lookback, C), that ends before `row`, and columns with an entry per forecast."""
+        steps = [(clock.label(row + i), column) for i in range(self.horizon) for column in self.columns]
+        times, columns = zip(*steps, strict=True)
+        inputs = torch.tensor(values[row - self.lookback : row], dtype=torch.float32).unsqueeze(0)
+        return inputs, {"input": [name] * len(steps), "time": list(times), "column": list(columns)}
 
     def baselines(self, inputs: Tensor) -> dict[str, Tensor]:
-        """What simple rules forecast from (N, lookback, C): the last season again, a linear map; (N, horizon, C)."""
-        steps = self.lookback - self.season + torch.arange(self.horizon, device=inputs.device) % self.season
-        features = self._linear_features(inputs)
-        return {"naive": inputs[:, steps], "linear": (features @ self.linear_weights.to(features)).transpose(1, 2)}
+        """Simple forecasts, (N, horizon, C), from inputs (N, lookback, C).
 
-    @staticmethod
-    def _linear_features(inputs: Tensor) -> Tensor:
-        """DLinear's trend and remainder, and a constant, of windows: (N, C, 2 * lookback + 1) float32."""
-        windows = inputs.transpose(1, 2)
-        padded = pad(windows, (SMOOTHING // 2, SMOOTHING // 2), mode="replicate")
-        trend = avg_pool1d(padded, SMOOTHING, stride=1)
-        return torch.cat([trend, windows - trend, torch.ones_like(windows[..., :1])], dim=2)
+        naive repeats the last season. linear is a linear map of a column's steps, all relative to the last one, as in
+        NLinear, https://arxiv.org/abs/2205.13504; it is fitted to the training windows by ridge regression.
+        """
+        steps = self.lookback - self.season + torch.arange(self.horizon, device=inputs.device) % self.season
+        relative = self._relative(inputs, inputs) @ self.linear_weights.to(inputs)
+        linear = relative.transpose(1, 2) * inputs.new_tensor(self.std) + inputs[:, -1:]
+        return {"naive": inputs[:, steps], "linear": linear}
+
+    def _relative(self, values: Tensor, inputs: Tensor) -> Tensor:
+        """Differences of values (N, T, C) to the last inputs, in standard deviations, as (N, C, T)."""
+        return ((values - inputs[:, -1:]) / inputs.new_tensor(self.std)).transpose(1, 2)
 
     @cached_property
     def linear_weights(self) -> Tensor:
-        """The map from those features to the forecast that is best for the training windows, by ridge regression."""
-        size = 2 * self.lookback + 1
-        gram, product = torch.eye(size, dtype=torch.float64), torch.zeros(size, self.horizon, dtype=torch.float64)
-        for indices in torch.arange(len(self.train)).split(256):
-            inputs, targets = self.train.__getitems__(indices.tolist())
-            features = self._linear_features(inputs).flatten(0, 1).double()
-            gram += features.T @ features
-            product += features.T @ targets.transpose(1, 2).flatten(0, 1).double()
-        return torch.linalg.solve(gram, product)
+        """The weights of the linear forecast, (lookback, horizon) float32."""
+        gram = torch.eye(self.lookback, dtype=torch.float64)
+        product = torch.zeros(self.lookback, self.horizon, dtype=torch.float64)
+        for inputs, targets in self._loader(self.train):
+            x = self._relative(inputs, inputs).flatten(0, 1).double()
+            y = self._relative(targets, inputs).flatten(0, 1).double()
+            gram += x.T @ x
+            product += x.T @ y
+        return torch.linalg.solve(gram, product).float()
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train, shuffle=True)
@@ -309,17 +314,13 @@ class MyDataModule(LightningDataModule):
         return self._loader(self.test)
 
     def predict_dataloader(self) -> DataLoader:
-        return self._loader(self.predict)
+        return DataLoader(self.predict, batch_size=None)  # type: ignore[arg-type]  # each item is a batch
 
-    def _loader(self, dataset: Windows, shuffle: bool = False) -> DataLoader:
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # On one device too: its order depends on the epoch alone, not on what ran before.
-        sampler: DistributedSampler = DistributedSampler(dataset, replicas, rank, shuffle=shuffle)
+    def _loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=default_convert,
+            shuffle=shuffle,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            collate_fn=default_convert if isinstance(dataset, BatchDataset) else None,
         )

@@ -1,12 +1,11 @@
-"""Pictures in one folder a class; without any, 1,797 handwritten digits that scikit-learn ships are written as PNG.
+"""Pictures with one folder per class; by default 1,797 handwritten digits from scikit-learn, written as PNG files.
 
 Source of the digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, 10.24432/C50P49
-Expect a test accuracy of 0.95 on the digits with the default configuration, after about half a minute on two CPU cores.
 """
 
 import random
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
@@ -16,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
@@ -24,27 +22,35 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
-from torchvision.transforms.v2.functional import normalize, to_dtype
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import Compose, Identity, RandomCrop, RandomHorizontalFlip, Transform
 
-from data.pictures import find_pictures, open_picture, random_crop, read_picture
+from data.pictures import find_pictures, open_picture, read_picture
 
 ROOT = Path(__file__).resolve().parents[1]
+SPLITS = {"train": ("training", "train"), "val": ("validation", "valid", "val"), "test": ("testing", "test")}
 Sample = tuple[Path, str]  # a picture file and the name of its class
 
 
 class PictureDataset(Dataset):
-    """Decodes picture files to (3, size, size) uint8, followed by the class, int, if there are targets."""
+    """Reads picture files as pairs: the picture, (3, size, size), float32 in [0, 1], and its label.
 
-    def __init__(self, files: Sequence[Path], size: int, targets: Sequence[int] | None = None) -> None:
-        self.files, self.size, self.targets = files, size, targets
+    Args:
+        files: Picture files.
+        labels: What belongs to each file: the number of its class, or columns to print.
+        size: Height and width in pixels to which the pictures are resized.
+        transform: What is done to them then.
+    """
+
+    def __init__(self, files: Sequence[Path], labels: Sequence[Any], size: int, transform: Transform) -> None:
+        self.files, self.labels, self.size, self.transform = files, labels, size, transform
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor] | tuple[Tensor, int]:
-        picture = read_picture(self.files[index], (self.size, self.size), channels=3)
-        return (picture,) if self.targets is None else (picture, self.targets[index])
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        picture = read_picture(self.files[index], (3, self.size, self.size))
+        return self.transform(picture), self.labels[index]
 
 
 def write_digits(folder: Path) -> None:
@@ -61,54 +67,55 @@ def write_digits(folder: Path) -> None:
         try:
             Path(temporary, folder.name).rename(folder)
         except OSError:
-            if not folder.exists():  # else another process was faster
+            if not folder.exists():  # otherwise another process was faster
                 raise
 
 
+def find_splits(folder: Path) -> dict[str, Path]:
+    """The folders of the splits; without one for training, the folder itself is for training."""
+    found = {split: folder / name for split, names in SPLITS.items() for name in names if (folder / name).is_dir()}
+    return found if "train" in found else {"train": folder}
+
+
 def list_samples(folder: Path) -> list[Sample]:
-    """The pictures in the folders of `folder`, one folder a class; files that are no picture are named and left out.
+    """Lists the pictures in the subfolders of a folder, each of which is a class.
 
     Raises:
-        FileNotFoundError: There is no class, or one that has no picture.
+        FileNotFoundError: There is no subfolder, or one without a picture.
     """
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
-        raise FileNotFoundError(f"{folder} holds no folders: it takes one a class, as in CLASS/*.jpg")
-    samples, unreadable = [], []
-    for path in classes:
-        for file in find_pictures([path]):
-            try:
-                open_picture(file).close()
-                samples.append((file, path.name))
-            except OSError:
-                unreadable.append(str(file))
-    if unreadable:
-        names = ", ".join(unreadable[:20]) + (" and others" if len(unreadable) > 20 else "")
-        rank_zero_only(print)(f"warning: left out {len(unreadable)} unreadable: {names}", file=sys.stderr)
-    for path in classes:
-        if path.name not in {name for _, name in samples}:
-            raise FileNotFoundError(f"{path} holds no readable picture")
+        raise FileNotFoundError(f"{folder} has no subfolders: put the pictures of each class into a folder of its name")
+    samples = [(file, file.relative_to(folder).parts[0]) for file in find_pictures(classes)]
+    if empty := {path.name for path in classes} - {name for _, name in samples}:
+        raise FileNotFoundError(f"{folder} has no readable pictures in {', '.join(sorted(empty))}: add or remove them")
+    inner = [{path.name for path in each.iterdir() if path.is_dir()} for each in classes]
+    if inner[0] and all(names == inner[0] for names in inner):
+        names = ", ".join(path.name for path in classes)
+        rank_zero_only(print)(
+            f"warning: the classes in {folder} are {names}, and all have the same subfolders: if these are the classes,"
+            " name the folders above them train, val and test",
+            file=sys.stderr,
+        )
     return samples
 
 
 def split_off(samples: list[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
-    """Splits samples in two, the second with `share` of each class: at random, but the same for the same files.
+    """Splits samples in two, the second part with `share` of each class: at random, but the same for the same files.
 
-    Copies of a file stay on one side, and so does at least one picture of each class on the first.
+    Copies of a picture stay together, and more than half of each class stays in the first part.
     """
-    by_size: defaultdict[int, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_size[sample[0].stat().st_size].append(sample)
+    sizes = Counter(file.stat().st_size for file, _ in samples)
     copies: defaultdict[tuple[int, bytes], list[Sample]] = defaultdict(list)
-    for size, same in by_size.items():
-        for sample in same:  # most large files differ in size, and are not read
-            copies[size, sha256(sample[0].read_bytes()).digest() if len(same) > 1 else b""].append(sample)
+    for file, name in samples:
+        size = file.stat().st_size
+        content = file.read_bytes() if sizes[size] > 1 else str(file).encode()  # files of other sizes differ anyway
+        copies[size, sha256(content).digest()].append((file, name))
     by_class: defaultdict[str, list[list[Sample]]] = defaultdict(list)
     for group in copies.values():
         by_class[group[0][1]].append(group)
     first, second = [], []
-    for name in sorted(by_class):
-        groups = sorted(by_class[name])
+    for name, groups in sorted(by_class.items()):
         random.Random(name).shuffle(groups)
         count = min(max(1, round(share * len(groups))), (len(groups) - 1) // 2)
         second += [sample for group in groups[:count] for sample in group]
@@ -117,23 +124,25 @@ def split_off(samples: list[Sample], share: float) -> tuple[list[Sample], list[S
 
 
 class MyDataModule(LightningDataModule):
-    """Pictures of any size, mode and format, decoded by workers and normalised on the device.
+    """Pictures of any size, mode and format.
+
+    A batch is a pair: pictures (N, 3, H, W), float32 in [0, 1], and classes (N,), int64.
 
     Args:
-        data_dir: Folder with train/CLASS/*, and val/CLASS/* and test/CLASS/* or not, or with CLASS/*. A missing test
-            split is cut from the training pictures, 20% of each class, and then a missing val split, 10% of the rest;
-            copies of a file stay together. Null takes the digits, in data/digits. A relative path starts at the
-            project's root.
-        image_size: Height and width in pixels of what the network sees; null takes the median of the shorter sides
-            of the pictures, rounded to a multiple of 32 from 32 to 224.
-        batch_size: Samples a step on each device.
-        flip: Whether half of the training pictures are mirrored at random: right for most photographs, wrong where
-            left and right matter, as in digits.
-        num_workers: Processes that decode pictures.
+        data_dir: Folder with CLASS/*, or with train/CLASS/* and optionally val/CLASS/* and test/CLASS/*. A missing test
+            split gets 20% of the training pictures of each class, then a missing val split 10% of the others; copies
+            of a file stay together. Null writes the digits to data/digits. A relative path starts at the project's
+            root.
+        image_size: Height and width in pixels to which pictures are resized, after their centre is cropped to a square.
+            Null takes the median of the shorter sides of the pictures, rounded to a multiple of 32 from 32 to 224.
+        batch_size: Samples per step and device.
+        flip: Whether to mirror half of the training pictures at random; right for most photographs, wrong where left
+            and right matter, as in digits.
+        num_workers: Processes that read pictures.
     """
 
-    MODEL_ARGUMENTS = ("class_names", "image_shape", "mean", "std")
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as pretrained networks want them
+    inputs: Sequence[str] = ()  # picture files and folders to predict
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as pretrained networks need them
 
     def __init__(
         self,
@@ -144,11 +153,9 @@ class MyDataModule(LightningDataModule):
         num_workers: NonNegativeInt = 2,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
-        self.data_dir = ROOT / Path(data_dir or "data/digits").expanduser()
         self.embedded = data_dir is None
+        self.data_dir = ROOT / Path(data_dir or "data/digits").expanduser()
         self.image_size, self.batch_size, self.flip, self.num_workers = image_size, batch_size, flip, num_workers
-        self.inputs: Sequence[str] = ()  # picture files and folders to predict
 
     @cached_property
     def samples(self) -> dict[str, list[Sample]]:
@@ -156,22 +163,21 @@ class MyDataModule(LightningDataModule):
 
         Raises:
             FileNotFoundError: There is no folder, no class, or a class without a picture.
-            MisconfigurationException: There are too few classes or pictures.
+            MisconfigurationException: There are too few pictures.
         """
         if self.embedded:
             write_digits(self.data_dir)
         if not self.data_dir.is_dir():
             raise FileNotFoundError(f"{self.data_dir} is not a folder: --data.data_dir holds CLASS/* or train/CLASS/*")
-        if (self.data_dir / "train").is_dir():
-            folders = [path for name in ("train", "val", "test") if (path := self.data_dir / name).is_dir()]
-            splits = {path.name: list_samples(path) for path in folders}
-        else:
-            splits = {"train": list_samples(self.data_dir)}
+        folders = find_splits(self.data_dir)
+        splits = {split: list_samples(folder) for split, folder in folders.items()}
         for split, share in (("test", 0.2), ("val", 0.1)):
             if split not in splits:
                 splits["train"], splits[split] = split_off(splits["train"], share)
         if not (splits["val"] and splits["test"]):
-            raise MisconfigurationException(f"{self.data_dir} holds too few pictures to split: give each class five")
+            raise MisconfigurationException(
+                f"{self.data_dir} has too few pictures to split: use five or more per class"
+            )
         return splits
 
     @cached_property
@@ -179,7 +185,7 @@ class MyDataModule(LightningDataModule):
         """The names of the folders, sorted."""
         names = sorted({name for _, name in self.samples["train"]})
         if len(names) < 2:
-            raise MisconfigurationException(f"{self.data_dir} holds one class alone, {names[0]}: there must be two")
+            raise MisconfigurationException(f"{self.data_dir}: found one class, {names[0]}, need at least two")
         return names
 
     @cached_property
@@ -188,41 +194,42 @@ class MyDataModule(LightningDataModule):
         size = self.image_size
         if size is None:
             files = [file for file, _ in self.samples["train"]]
-            side = median(min(open_picture(file).size) for file in files[:: -(-len(files) // 100)])
+            side = median(min(open_picture(file).size) for file in files[:: len(files) // 100 + 1])
             size = min(max(round(side / 32), 1), 7) * 32
-        return 3, int(size), int(size)
-
-    @property
-    def margin(self) -> int:
-        """Pixels by which training pictures are decoded larger on each side, to be cropped at random."""
-        return self.image_shape[-1] // 14
+        return 3, size, size
 
     def setup(self, stage: str) -> None:
-        if not (stage == "predict" and self.inputs):
-            self.train = self._dataset("train", self.image_shape[-1] + 2 * self.margin)
-            self.val, self.test = (self._dataset(split, self.image_shape[-1]) for split in ("val", "test"))
-        if stage == "predict":
-            self.setup_predict()
-
-    def _dataset(self, split: str, size: int) -> PictureDataset:
-        index = {name: i for i, name in enumerate(self.class_names)}
-        files, names = zip(*self.samples[split], strict=True)
-        if unknown := set(names) - set(index):
-            raise MisconfigurationException(f"{self.data_dir}: {split} has unknown classes: {sorted(unknown)}")
-        return PictureDataset(files, size, [index[name] for name in names])
-
-    def setup_predict(self) -> None:
-        """Lists `inputs`, or takes a few test samples; `predict_columns` says of each where it comes from."""
+        size = self.image_shape[-1]
         if self.inputs:
-            files: Sequence[Path] = find_pictures(self.inputs)
-            self.predict_columns = [{"input": str(file)} for file in files]
-        else:
-            chosen = self.samples["test"][:: -(-len(self.samples["test"]) // 8)]
-            files = [file for file, _ in chosen]
-            self.predict_columns = [
-                {"input": str(file.relative_to(self.data_dir)), "truth": name} for file, name in chosen
-            ]
-        self.predict = PictureDataset(files, self.image_shape[-1])
+            files = find_pictures(self.inputs)
+            self.predict = PictureDataset(files, [{"input": str(file)} for file in files], size, Identity())
+            return
+        flip = RandomHorizontalFlip(0.5 if self.flip else 0.0)
+        self.train = self._dataset("train", size + size // 7, Compose([RandomCrop(size), flip]))
+        self.val, self.test = (self._dataset(split, size, Identity()) for split in ("val", "test"))
+        if stage == "predict":
+            self.predict = self._some_test_samples(size)
+
+    def _dataset(self, split: str, size: int, transform: Transform) -> PictureDataset:
+        """The pictures of a split with the numbers of their classes.
+
+        Raises:
+            MisconfigurationException: There is a class that the model does not have.
+        """
+        files, names = zip(*self.samples[split], strict=True)
+        if unknown := set(names) - set(self.class_names):
+            raise MisconfigurationException(
+                f"{self.data_dir}: {split} has classes without training pictures: {', '.join(sorted(unknown))}"
+            )
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        return PictureDataset(files, [numbers[name] for name in names], size, transform)
+
+    def _some_test_samples(self, size: int) -> PictureDataset:
+        samples = self.samples["test"]
+        files, names = zip(*samples[:: -(-len(samples) // 8)], strict=True)
+        inputs = [str(file.relative_to(self.data_dir)) for file in files]
+        columns = [{"input": name, "truth": truth} for name, truth in zip(inputs, names, strict=True)]
+        return PictureDataset(files, columns, size, Identity())
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train, shuffle=True)
@@ -236,24 +243,11 @@ class MyDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._loader(self.predict)
 
-    def _loader(self, dataset: PictureDataset, shuffle: bool = False) -> DataLoader:
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # On one device too: its order depends on the epoch alone, not on what ran before.
-        sampler: DistributedSampler = DistributedSampler(dataset, replicas, rank, shuffle=shuffle)
+    def _loader(self, dataset: Any, shuffle: bool = False) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=shuffle and len(sampler) % self.batch_size == 1,  # batch normalisation needs two
+            shuffle=shuffle,
+            drop_last=shuffle and len(dataset) % self.batch_size == 1,  # batch normalisation needs two samples
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
         )
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        images, *targets = batch
-        if self.trainer and self.trainer.training:
-            images = random_crop(images, self.image_shape[1:])
-            if self.flip:
-                mirrored = torch.rand(len(images), device=images.device) < 0.5
-                images[mirrored] = images[mirrored].flip(-1)
-        return normalize(to_dtype(images, torch.float32, scale=True), self.mean, self.std, inplace=True), *targets

@@ -16,7 +16,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_convert
+from torch.utils.data import DataLoader, TensorDataset, default_convert
 from torchvision.datasets import MNIST
 from torchvision.transforms.v2.functional import to_dtype
 
@@ -32,34 +32,6 @@ class BatchDataset(TensorDataset):
         return self[torch.tensor(indices)]
 
 
-def download(root: Path) -> None:
-    """Downloads those of the four files that are missing; torchvision verifies their checksums.
-
-    Raises:
-        FileNotFoundError: They cannot be downloaded.
-    """
-    folder = root / "MNIST" / "raw"
-    missing = [name for url, _ in MNIST.resources if not (folder / (name := Path(url).stem)).exists()]
-    if not missing:
-        return
-    print(f"downloading MNIST to {folder}", file=sys.stderr)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(20)  # seconds; torchvision would wait without end
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=root) as temporary:
-            MNIST(temporary, download=True)
-            for name in missing:  # complete files only, even if the download is interrupted
-                Path(temporary, "MNIST", "raw", name).replace(folder / name)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"{folder} lacks {', '.join(missing)}, and {MNIST.mirrors[0]} cannot be reached:"
-            " put the files there; the template's variant digits-cnn needs no download"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
 class MyDataModule(LightningDataModule):
     """MNIST in memory: the official test split, and 1/24 of the training samples for validation.
 
@@ -67,7 +39,7 @@ class MyDataModule(LightningDataModule):
 
     Args:
         data_dir: Folder that holds MNIST/raw/ with four IDX files, MNIST's or your own with pictures of any size and
-            any number of classes. Missing files are downloaded. A relative path starts at the project's root.
+            any number of classes. A missing folder is downloaded. A relative path starts at the project's root.
         batch_size: Samples per step and device.
         shift: Largest random shift of training pictures in pixels; 0 disables it.
         num_workers: Processes that read batches; 0 is fastest for data in memory.
@@ -88,22 +60,49 @@ class MyDataModule(LightningDataModule):
         self.batch_size, self.shift, self.num_workers = batch_size, shift, num_workers
 
     def prepare_data(self) -> None:
-        if not self.inputs:
-            download(self.data_dir)
+        """Downloads MNIST if its folder does not exist; torchvision verifies the checksums.
+
+        Raises:
+            FileNotFoundError: It cannot be downloaded.
+        """
+        folder = self.data_dir / "MNIST"
+        if folder.exists() or self.inputs:
+            return
+        print(f"downloading MNIST to {folder}", file=sys.stderr)
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(20)  # seconds; torchvision sets none
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=self.data_dir) as temporary:
+                MNIST(temporary, download=True)
+                Path(temporary, "MNIST").rename(folder)  # so an interrupted download leaves nothing behind
+        except (OSError, RuntimeError) as error:
+            if not folder.exists():  # otherwise another process has downloaded it
+                raise FileNotFoundError(
+                    f"{folder} does not exist, and MNIST cannot be downloaded: copy its files to {folder / 'raw'},"
+                    " or use the template's variant digits-cnn, which needs no download"
+                ) from error
+        finally:
+            socket.setdefaulttimeout(timeout)
 
     @cached_property
     def samples(self) -> list[tuple[Tensor, Tensor]]:
         """Training and test samples: pictures (N, 1, H, W), uint8, and classes (N,), int64.
 
         Raises:
-            OSError: A file is damaged, or the files do not belong together.
+            OSError: A file is missing or damaged, or the files do not belong together.
         """
-        download(self.data_dir)
+        self.prepare_data()
         folder = self.data_dir / "MNIST" / "raw"
+        files = [folder / Path(url).stem for url, _ in MNIST.resources]
+        if missing := [file.name for file in files if not file.exists()]:
+            raise FileNotFoundError(
+                f"{folder} lacks {', '.join(missing)}: add them, or remove {folder.parent} to download MNIST"
+            )
         try:
             splits = [MNIST(self.data_dir, train=train) for train in (True, False)]
         except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise OSError(f"{folder} holds a file that is damaged or not in IDX format: remove or replace it") from error
+            raise OSError(f"{folder} holds a file that is damaged or not in IDX format: replace it") from error
         for split in splits:
             if len(split.data) != len(split.targets):
                 raise OSError(f"{folder} holds {len(split.data)} pictures with {len(split.targets)} labels")
@@ -176,9 +175,9 @@ class MyDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._loader(self.predict)
 
-    def _loader(self, dataset: Dataset | list, shuffle: bool = False) -> DataLoader:
+    def _loader(self, dataset: Any, shuffle: bool = False) -> DataLoader:
         return DataLoader(
-            dataset,  # type: ignore[arg-type]
+            dataset,
             batch_size=self.batch_size,
             shuffle=shuffle,
             num_workers=self.num_workers,

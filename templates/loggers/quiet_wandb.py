@@ -9,12 +9,12 @@ os.environ.setdefault("WANDB_SILENT", "true")
 
 
 class QuietWandbLogger(WandbLogger):
-    """Logs into the run folder, or, after `wandb login`, to the server; a resumed run goes on under its name.
+    """Logs to the run folder or, after `wandb login`, to the server; a resumed run continues under its name.
 
     Args:
-        save_dir: Folder below which wandb makes its own.
+        save_dir: Folder in which wandb makes its own.
         project: Project that the run belongs to.
-        offline: Whether to stay on this machine; `wandb sync` can send the run later.
+        offline: Whether to send nothing; `wandb sync` can upload the run later.
     """
 
     def __init__(self, save_dir: str, project: str, offline: bool = True) -> None:

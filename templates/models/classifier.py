@@ -1,4 +1,4 @@
-"""The network, and how it is trained and judged."""
+"""A torchvision classifier for pictures, and its LightningModule."""
 
 from collections import OrderedDict
 from difflib import get_close_matches
@@ -10,7 +10,6 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFl
 from lightning import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
@@ -20,57 +19,62 @@ from torchvision.transforms.v2 import Normalize
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
-EXAMPLES = 32  # test samples that are drawn; at most half of them wrong ones
+Batch = tuple[Tensor, Tensor]  # pictures (N, 3, H, W), float32 in [0, 1], and classes (N,), int64
+Example = tuple[Tensor, int, int]  # picture (3, H, W), true class and predicted class
+EXAMPLES = 32  # test samples that are drawn; up to half of them misclassified
 
 
-class Network(str):
-    """The name of a torchvision classifier; any other is refused with ValueError."""
+class ClassifierName(str):
+    """Name of a torchvision classifier; any other name raises ValueError."""
 
-    def __new__(cls, name: str) -> "Network":
+    def __new__(cls, name: str) -> "ClassifierName":
         names = list_models(module=torchvision.models)
         if name not in names:
-            near = ", ".join(get_close_matches(name, names) or names)
-            raise ValueError(f"torchvision has no classifier {name!r}; it has {near}")
+            similar = ", ".join(get_close_matches(name, names) or names)
+            raise ValueError(f"torchvision has no classifier {name!r}; it has {similar}")
         return super().__new__(cls, name)
 
 
-register_type(Network)
+register_type(ClassifierName)
 
 
-def make_network(name: str, num_classes: int, image_size: int, **options: Any) -> nn.Module:
-    """A torchvision classifier with random weights: (N, 3, H, W) float32 to logits (N, num_classes).
+def make_network(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Makes a torchvision classifier with random weights: (N, 3, H, W) float32 to logits (N, num_classes).
 
     Raises:
-        MisconfigurationException: The network cannot work on pictures of `image_size` pixels a side.
+        MisconfigurationException: The network cannot take pictures of this size.
     """
+    options: dict[str, Any] = {}
     if name.startswith("vit_"):
-        options["image_size"] = image_size
+        options = {"image_size": image_size}
     elif name.startswith("maxvit_"):
-        options["input_size"] = (image_size, image_size)
+        options = {"input_size": (image_size, image_size)}
     elif name in ("googlenet", "inception_v3"):
-        options |= {"aux_logits": False, "init_weights": True, "transform_input": True}
+        options = {"aux_logits": False, "init_weights": True, "transform_input": True}
     try:
         return get_model(name, weights=None, num_classes=num_classes, **options)
     except (AssertionError, ValueError) as error:
-        raise MisconfigurationException(f"{name} cannot take pictures of {image_size} pixels ({error})") from error
+        raise MisconfigurationException(
+            f"{name} cannot take pictures of {image_size} pixels ({error}): change data.image_size"
+        ) from error
 
 
 def find_head(network: nn.Module) -> tuple[str, nn.Module]:
-    """The name of the layer that gives the logits, and the layer: in torchvision's classifiers the last of its kind."""
-    return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]
+    """The layer that computes the logits, and its name: the last linear or convolutional layer."""
+    return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
 
 
 def load_pretrained(network: nn.Module, name: str, image_size: int) -> None:
-    """Loads torchvision's best weights into all layers but the head, downloading them if need be.
+    """Loads torchvision's best weights into all layers but the head; downloads them if necessary.
 
     Raises:
-        OSError: They cannot be had.
+        OSError: They cannot be downloaded.
     """
     try:
         pretrained = dict(get_model_weights(name)["DEFAULT"].get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:
         raise OSError(
-            f"the weights of {name} could not be downloaded ({error}): go online or start with --model.weights null"
+            f"the weights of {name} cannot be downloaded ({error}): go online, or use --model.weights null"
         ) from error
     if name.startswith("vit_"):
         patch_size = pretrained["conv_proj.weight"].shape[-1]
@@ -82,21 +86,21 @@ def load_pretrained(network: nn.Module, name: str, image_size: int) -> None:
 
 
 class MyModel(LightningModule):
-    """Classifies pictures of one size with any of torchvision's classifiers.
+    """Classifies pictures of one size with a torchvision classifier.
 
     Args:
         class_names: Name of each class.
         image_shape: Channels, height and width in pixels.
-        mean: Of each channel's pixels, scaled to [0, 1].
-        std: Standard deviation, likewise.
+        mean: Mean of the pixels of each channel, for normalisation.
+        std: Their standard deviation.
         network: Name of a torchvision classifier, such as resnet18, mobilenet_v3_small, efficientnet_b0, vit_b_16 or
-            convnext_tiny; its last layer gets as many outputs as there are classes.
+            convnext_tiny.
         weights: DEFAULT starts from torchvision's best ImageNet weights, null from random ones.
-        freeze: Trains the last layer alone and leaves the pretrained ones as they are.
-        lr: Learning rate: the peak of the one-cycle schedule, the start of the cosine.
-        optimizer: sgd has a momentum of 0.9, adam betas of 0.9 and 0.99; the others are as PyTorch has them.
-        scheduler: Learning rate over the run: up and down in one cycle, down along a cosine, or constant.
-        weight_decay: L2 penalty, decoupled from the gradient with adamw.
+        freeze: Whether to train the last layer only and keep the pretrained ones.
+        lr: Learning rate; the highest one where a scheduler changes it.
+        optimizer: Name of the optimizer; see models/optimizers.py.
+        scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
+        weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
         label_smoothing: Share of each target that is spread over all classes.
     """
 
@@ -106,7 +110,7 @@ class MyModel(LightningModule):
         image_shape: tuple[int, ...],
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        network: Network = Network("resnet18"),  # noqa: B008
+        network: ClassifierName = ClassifierName("resnet18"),  # noqa: B008
         weights: Literal["DEFAULT"] | None = None,
         freeze: bool = False,
         lr: PositiveFloat = 0.003,
@@ -117,96 +121,113 @@ class MyModel(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.net = make_network(network, len(class_names), image_shape[-1])
+        if freeze and weights is None:
+            raise MisconfigurationException("--model.freeze true needs --model.weights DEFAULT")
+        self.normalize = Normalize(mean, std)
+        self.network = make_network(network, len(class_names), image_shape[-1])
         if freeze:
-            if weights is None:
-                raise MisconfigurationException("--model.freeze true needs --model.weights DEFAULT")
-            self.net.requires_grad_(False)
-            find_head(self.net)[1].requires_grad_(True)
-            self.train()
+            self.network.requires_grad_(False)
+            find_head(self.network)[1].requires_grad_(True)
+        self.example_input_array = torch.rand(2, *image_shape)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.acc = MulticlassAccuracy(len(class_names), average="micro")
         self.confusion = MulticlassConfusionMatrix(len(class_names))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures (N, C, H, W) float32 to logits (N, num_classes) float32."""
-        return self.net(images.to(self.dtype)).float()
-
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.hparams["weights"] and not self.trainer.ckpt_path:
-            load_pretrained(self.net, self.hparams["network"], self.hparams["image_shape"][-1])
+            load_pretrained(self.network, self.hparams["network"], self.hparams["image_shape"][-1])
 
     def train(self, mode: bool = True) -> "MyModel":
-        """Sets training or evaluation mode; frozen statistics stay as they are."""
+        """Sets training or evaluation mode; the statistics of frozen layers do not change."""
         super().train(mode)
-        for layer in self.net.modules():
+        for layer in self.modules():
             if isinstance(layer, nn.BatchNorm2d) and self.hparams["freeze"]:
                 layer.eval()
         return self
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W), float32 in [0, 1], to logits (N, num_classes)."""
+        return self.network(self.normalize(images.to(self.dtype)))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
         return self.criterion(self(images), targets)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
 
     def on_test_start(self) -> None:
         self.confusion.reset()
-        self.wrong: list[tuple[Tensor, int, int]] = []  # picture, truth and prediction of some test samples
-        self.right: list[tuple[Tensor, int, int]] = []
+        self.wrong: list[Example] = []
+        self.right: list[Example] = []
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         images, targets = batch
-        predictions = self._evaluate(batch, "test").argmax(dim=1)
+        predictions = self._step(batch, "test").argmax(dim=1)
         self.confusion.update(predictions, targets)
-        for image, truth, prediction in zip(images, targets.tolist(), predictions.tolist(), strict=True):
-            examples = self.right if truth == prediction else self.wrong
-            if len(examples) < (EXAMPLES if truth == prediction else EXAMPLES // 2):
-                examples.append((image, truth, prediction))
+        for image, target, prediction in zip(images, targets.tolist(), predictions.tolist(), strict=True):
+            examples = self.right if prediction == target else self.wrong
+            if len(examples) < EXAMPLES:
+                examples.append((image.clone(), target, prediction))
 
-    def on_test_epoch_end(self) -> None:
-        self.matrix = self.confusion.compute()
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        """Logs the loss and the accuracy of a batch; returns its logits."""
         images, targets = batch
         logits = self(images)
         self.acc(logits, targets)
         metrics = {f"{stage}/loss": self.criterion(logits, targets), f"{stage}/acc": self.acc}
-        self.log_dict(metrics, prog_bar=stage == "val", batch_size=len(targets), sync_dist=True)
+        self.log_dict(metrics, prog_bar=True, batch_size=len(targets), sync_dist=True)
         return logits
 
-    def predict_step(self, batch: list[Tensor], batch_idx: int) -> dict[str, list[Any]]:
-        """Class and probability of each picture of a batch."""
-        probability, index = self(batch[0]).softmax(dim=1).max(dim=1)
+    def predict_step(self, batch: tuple[Tensor, dict[str, list[str]]], batch_idx: int) -> dict[str, list[Any]]:
+        """Adds columns with the class and the probability of each picture to the columns of the data module."""
+        images, columns = batch
+        probability, index = self(images).softmax(dim=1).max(dim=1)
         names = self.hparams["class_names"]
-        return {"class": [names[i] for i in index.tolist()], "probability": probability.tolist()}
+        return columns | {"class": [names[i] for i in index], "probability": probability.tolist()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
-    def export_module(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        """The network for use elsewhere, pictures (N, C, H, W) float32 in [0, 1] to logits, and an example input."""
-        module = nn.Sequential(Normalize(self.hparams["mean"], self.hparams["std"]), self.net)
-        return module, (torch.rand(2, *self.hparams["image_shape"]),)
-
     def figures(self) -> dict[str, Figure]:
-        """What the test showed, by file name: the confusion matrix, and samples with the misclassified ones first."""
+        """Figures of the last test by file name; misclassified samples come first."""
         names = self.hparams["class_names"]
-        size = max(5.0, 0.6 * len(names))
-        confusion, axis = plt.subplots(figsize=(size, size), layout="constrained")
-        self.confusion.plot(self.matrix, ax=axis, labels=names, add_text=len(names) <= 30)
+        examples = self.wrong[: EXAMPLES // 2] + self.right
+        return {
+            "confusion_matrix": draw_confusion(self.confusion.compute().tolist(), names),
+            "test_samples": draw_examples(examples[:EXAMPLES], names),
+        }
 
-        mean, std = (torch.tensor(self.hparams[key]).view(-1, 1, 1) for key in ("mean", "std"))
-        samples, axes = plt.subplots(4, EXAMPLES // 4, figsize=(12, 8), layout="constrained")
-        samples.suptitle("Predicted class; where it is wrong, in red and above the truth")
-        for axis in axes.flat:
-            axis.axis("off")
-        for axis, (image, truth, prediction) in zip(axes.flat, self.wrong + self.right, strict=False):
-            axis.imshow((image.cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).numpy(), cmap="gray")
-            if truth == prediction:
-                axis.set_title(names[truth], fontsize=9)
-            else:
-                axis.set_title(f"{names[prediction]}\nnot {names[truth]}", fontsize=9, color="red", weight="bold")
-        return {"confusion_matrix": confusion, "test_samples": samples}
+
+def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
+    """Draws a confusion matrix, given as one row for each true class."""
+    size = min(4 + 0.4 * len(names), 24)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(counts, cmap="Blues")
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
+    for row, values in enumerate(counts):
+        for column, count in enumerate(values):
+            if count and len(names) <= 40:
+                color = "white" if count > max(map(max, counts)) / 2 else "black"
+                axis.text(column, row, str(count), color=color, ha="center", va="center")
+    return figure
+
+
+def draw_examples(examples: list[Example], names: list[str]) -> Figure:
+    """Draws pictures with their predicted class as the title, in red with the true class if it is wrong."""
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    axes = figure.subplots(4, EXAMPLES // 4)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (image, target, prediction) in zip(axes.flat, examples, strict=False):
+        axis.imshow(image.cpu().permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+        if prediction == target:
+            axis.set_title(names[prediction], fontsize=9, parse_math=False)
+        else:
+            title = f"{names[prediction]}\nnot {names[target]}"
+            axis.set_title(title, fontsize=9, color="red", parse_math=False)
+    return figure

@@ -41,7 +41,7 @@ class MyModel(LightningModule):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         channels: PositiveInt = 32,
-        lr: PositiveFloat = 0.01,
+        lr: PositiveFloat = 0.005,
         optimizer: OptimizerName = "adam",
         scheduler: SchedulerName = "onecycle",
         weight_decay: NonNegativeFloat = 0.0,

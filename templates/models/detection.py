@@ -1,52 +1,58 @@
-"""The network, and how it is trained and judged."""
+"""The network and its LightningModule: object detection with Faster R-CNN."""
 
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
-import torchvision
-from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt, register_type
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
-from torchvision.models import get_model, list_models
+from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import box_convert
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
 EXAMPLES = 6  # test samples that are drawn
-DRAWN_SCORE = 0.5  # the least of boxes that are drawn
+DRAWN_SCORE = 0.5  # boxes with a lower score are not drawn
 DETECTORS = ("fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
+Network = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+]
 Weights = Literal["backbone", "DEFAULT"]
-Batch = tuple[list[Tensor], list[dict[str, Any]]]
-
-
-class Network(str):
-    """The name of a network that this model can be built of; any other is refused with ValueError."""
-
-    def __new__(cls, name: str) -> "Network":
-        resnets = [n for n in list_models(module=torchvision.models) if n.startswith(("resne", "wide_resnet"))]
-        if name not in (*DETECTORS, *resnets):
-            near = ", ".join(get_close_matches(name, (*DETECTORS, *resnets)) or (*DETECTORS, *resnets))
-            raise ValueError(f"there is no network {name!r}; there is {near}")
-        return super().__new__(cls, name)
-
-
-register_type(Network)
+Target = dict[str, Any]
+Batch = tuple[list[Tensor], list[Target]]  # pictures (3, H, W), float32 in [0, 1], and their targets
+Example = tuple[Tensor, Target, dict[str, Tensor]]  # picture, its target and the output
 
 
 def make_network(name: str, num_classes: int, anchor_sizes: list[int], frozen: bool, **options: Any) -> FasterRCNN:
-    """A Faster R-CNN with random weights, https://arxiv.org/abs/1506.01497; class 0 is the background.
+    """Makes a Faster R-CNN with random weights, https://arxiv.org/abs/1506.01497.
 
-    A ResNet's levels have an anchor size each; torchvision's own detectors keep their anchors. With `frozen`, batch
-    normalisation and the first layers of a ResNet are left as pretrained weights have them.
+    Args:
+        name: Name of a ResNet, whose feature pyramid becomes the backbone, or of a detector in torchvision.
+        num_classes: Number of classes without the background, which is class 0.
+        anchor_sizes: Side of the anchor boxes of each level of the feature pyramid; detectors have their own.
+        frozen: Do not train batch normalization and the first layers of a ResNet, as is usual for pretrained weights.
+        options: Options of `FasterRCNN`.
     """
     if name in DETECTORS:
         return get_model(name, weights=None, weights_backbone=None, num_classes=num_classes + 1, **options)
@@ -57,10 +63,10 @@ def make_network(name: str, num_classes: int, anchor_sizes: list[int], frozen: b
 
 
 def load_pretrained(network: FasterRCNN, name: str, weights: Weights) -> None:
-    """Loads torchvision's weights into all layers that fit, downloading them if need be.
+    """Loads weights of torchvision into all layers whose shapes match, and downloads them if needed.
 
     Raises:
-        OSError: They cannot be had.
+        OSError: They cannot be downloaded.
     """
     try:
         if name not in DETECTORS:
@@ -71,34 +77,33 @@ def load_pretrained(network: FasterRCNN, name: str, weights: Weights) -> None:
         else:
             pretrained = get_model(name, weights=None, weights_backbone="DEFAULT").state_dict()
     except (OSError, RuntimeError) as error:
-        raise OSError(
-            f"the weights of {name} could not be downloaded ({error}): go online or start with --model.weights null"
-        ) from error
+        raise OSError(f"cannot download weights of {name} ({error}): go online or use --model.weights null") from error
     own = network.state_dict()
-    wanted = "" if weights == "DEFAULT" else "backbone.body."
-    fitting = {k: v for k, v in pretrained.items() if k.startswith(wanted) and k in own and own[k].shape == v.shape}
-    network.load_state_dict(own | fitting)
+    prefix = "backbone.body." if weights == "backbone" else ""
+    for key, value in pretrained.items():
+        if key.startswith(prefix) and key in own and own[key].shape == value.shape:
+            own[key] = value
+    network.load_state_dict(own)
 
 
 class MyModel(LightningModule):
-    """Finds objects with a Faster R-CNN.
+    """Finds objects and their classes.
 
     Args:
         class_names: Name of each class.
         category_ids: Id of each class in the annotations.
-        image_size: Shorter side, and the most of the longer side, of what the network sees, in pixels.
-        anchor_sizes: Five sides of the boxes that a ResNet starts from, in pixels of what it sees.
-        network: A ResNet of torchvision's, such as resnet18 or resnext50_32x4d, or fasterrcnn_resnet50_fpn_v2 or
-            fasterrcnn_mobilenet_v3_large_320_fpn.
-        weights: backbone starts from ImageNet's weights, DEFAULT from those of a trained detector (the two last
-            networks have some), null from random ones.
-        proposals_train: Boxes that the first stage passes on in training.
-        proposals_test: Boxes that it passes on later.
-        boxes_per_image: Boxes that the second stage trains on in each picture.
-        lr: Learning rate: the peak of the one-cycle schedule, the start of the cosine.
-        optimizer: sgd has a momentum of 0.9, adam betas of 0.9 and 0.99; the others are as PyTorch has them.
-        scheduler: Learning rate over the run: up and down in one cycle, down along a cosine, or constant.
-        weight_decay: L2 penalty, decoupled from the gradient with adamw.
+        image_size: Shorter side of a picture when the network sees it, and limit of the longer side, in pixels.
+        anchor_sizes: Side in pixels of the anchor boxes of each level of the network, if it is a ResNet.
+        network: Backbone, a ResNet, or a detector; the name in torchvision.
+        weights: Initial weights: backbone takes those trained on ImageNet, DEFAULT those of a trained detector, null
+            random ones.
+        proposals_train: Boxes that the region proposal network passes on in training.
+        proposals_test: Boxes that it passes on otherwise.
+        boxes_per_image: Boxes of each picture that the second stage is trained with.
+        lr: Learning rate; the highest one where a scheduler changes it.
+        optimizer: Name of the optimizer; see models/optimizers.py.
+        scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
+        weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
 
     Raises:
         MisconfigurationException: There are no such weights.
@@ -110,7 +115,7 @@ class MyModel(LightningModule):
         category_ids: list[int],
         image_size: list[int],
         anchor_sizes: list[int],
-        network: Network = Network("resnet18"),  # noqa: B008
+        network: Network = "resnet18",
         weights: Weights | None = None,
         proposals_train: PositiveInt = 200,
         proposals_test: PositiveInt = 100,
@@ -123,8 +128,8 @@ class MyModel(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         if weights == "DEFAULT" and network not in DETECTORS:
-            raise MisconfigurationException(f"{network} has no trained detector: take --model.weights backbone")
-        self.net = make_network(
+            raise MisconfigurationException(f"there is no trained detector on {network}: use --model.weights backbone")
+        self.network = make_network(
             network,
             len(class_names),
             anchor_sizes,
@@ -139,33 +144,40 @@ class MyModel(LightningModule):
         )
         self.map = MeanAveragePrecision()
         self.map.warn_on_many_detections = False
+        self.example_input_array = ([torch.rand(3, image_size[0], image_size[0])],)
 
-    def forward(self, images: list[Tensor], targets: list[dict[str, Any]] | None = None) -> Any:
-        """Pictures (3, H, W) float32 in [0, 1] to boxes (K, 4), labels (K,) from 1 on, and scores (K,) of each.
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
+        """Finds the objects in pictures of any size.
 
-        In training, with targets, to the losses by name.
+        Args:
+            images: Pictures (3, H, W), float32 in [0, 1].
+            targets: Targets of the pictures, for training.
+
+        Returns:
+            In training, losses by name. Otherwise a dictionary for each picture: boxes (K, 4), left, top, right and
+            bottom in pixels; labels (K,), from 1; and scores (K,) in [0, 1].
         """
-        return self.net([image.to(self.dtype) for image in images], targets)
+        return self.network(images, targets)
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.hparams["weights"] and not self.trainer.ckpt_path:
-            load_pretrained(self.net, self.hparams["network"], self.hparams["weights"])
+            load_pretrained(self.network, self.hparams["network"], self.hparams["weights"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self(*batch)
         return torch.stack(list(losses.values())).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._update(batch)
+        self._step(batch)
 
     def on_validation_epoch_end(self) -> None:
         self._log_map("val")
 
     def on_test_start(self) -> None:
-        self.examples: list[tuple[Tensor, dict[str, Any], dict[str, Tensor]]] = []
+        self.examples: list[Example] = []
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        outputs = self._update(batch)
+        outputs = self._step(batch)
         for image, target, output in zip(*batch, outputs, strict=True):
             if len(self.examples) < EXAMPLES:
                 self.examples.append((image.cpu(), target, {key: value.cpu() for key, value in output.items()}))
@@ -173,65 +185,61 @@ class MyModel(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_map("test")
 
-    def _update(self, batch: Batch) -> list[dict[str, Tensor]]:
-        outputs = self(batch[0])
-        self.map.update(outputs, batch[1])
+    def _step(self, batch: Batch) -> list[dict[str, Tensor]]:
+        """Updates the metric; returns the outputs."""
+        images, targets = batch
+        outputs = self(images)
+        self.map.update(outputs, targets)
         return outputs
 
     def _log_map(self, stage: str) -> None:
         values = self.map.compute()
         self.map.reset()
         for name in ("map", "map_50"):
-            self.log(f"{stage}/{name}", values[name].to(self.device), prog_bar=stage == "val", sync_dist=True)
+            self.log(f"{stage}/{name}", values[name].to(self.device), prog_bar=True, sync_dist=True)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Any]]:
-        """The boxes, labels and scores of each picture of a batch, as `forward` gives them."""
-        outputs = self(batch[0])
-        return {key: [output[key].cpu() for output in outputs] for key in ("boxes", "labels", "scores")}
+    def predict_step(self, batch: tuple[list[Tensor], list[dict[str, Any]]], batch_idx: int) -> dict[str, list[Any]]:
+        """Makes one row for each box: the columns of its picture, its class, and bbox [x, y, width, height]."""
+        images, known = batch
+        category_ids, names = self.hparams["category_ids"], self.hparams["class_names"]
+        columns: dict[str, list[Any]] = {name: [] for name in (*known[0], "category_id", "class", "bbox", "score")}
+        for picture, output in zip(known, self(images), strict=True):
+            boxes = box_convert(output["boxes"], "xyxy", "xywh").tolist()
+            for box, label, score in zip(boxes, output["labels"].tolist(), output["scores"].tolist(), strict=True):
+                row = picture | {"category_id": category_ids[label - 1], "class": names[label - 1]}
+                row |= {"bbox": [round(value, 2) for value in box], "score": score}
+                for name, value in row.items():
+                    columns[name].append(value)
+        return columns
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
-    def export_module(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        """The network for use elsewhere, and an example input.
-
-        A picture (3, H, W) float32 in [0, 1] becomes (K, 6) float32: x and y of the first and after the last pixel,
-        label from 1 on and score of its boxes, however low.
-        """
-        return Exported(self.net), (torch.rand(3, *self.hparams["image_size"][:1] * 2),)
-
     def figures(self) -> dict[str, Figure]:
-        """What the test showed, by file name: some pictures with true and predicted boxes."""
-        figure, axes = plt.subplots(2, EXAMPLES // 2, figsize=(12, 8.5), layout="constrained")
-        figure.suptitle(f"True boxes green, predicted ones of a score above {DRAWN_SCORE} red")
-        for axis in axes.flat:
-            axis.axis("off")
-        names = self.hparams["class_names"]
-        for axis, (image, target, output) in zip(axes.flat, self.examples, strict=False):
-            axis.imshow(image.permute(1, 2, 0).numpy())
-            likely = output["scores"] >= DRAWN_SCORE
-            for boxes, labels, colour in (
-                (target["boxes"], target["labels"], "lime"),
-                (output["boxes"][likely], output["labels"][likely], "red"),
-            ):
-                for (left, top, right, bottom), label in zip(boxes.tolist(), labels.tolist(), strict=True):
-                    rectangle = plt.Rectangle((left, top), right - left, bottom - top, fill=False, color=colour)
-                    axis.add_patch(rectangle)
-                    y, va = (bottom, "top") if colour == "lime" else (top, "bottom")
-                    axis.annotate(names[label - 1], (left, y), color=colour, va=va, fontsize=9)
-        return {"test_samples": figure}
+        """Figures of the last test by file name."""
+        return {"test_samples": draw_examples(self.examples, self.hparams["class_names"])}
 
 
-class Exported(nn.Module):
-    """Gives the boxes of one picture as one tensor: see `MyModel.export_module`."""
+def draw_examples(examples: list[Example], names: list[str]) -> Figure:
+    """Draws pictures with true and predicted boxes."""
+    figure = Figure(figsize=(12, 8.5), layout="constrained")
+    axes = figure.subplots(2, EXAMPLES // 2)
+    figure.suptitle(f"green: true boxes, red: predicted boxes with a score of at least {DRAWN_SCORE}")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (image, target, output) in zip(axes.flat, examples, strict=False):
+        axis.imshow(image.permute(1, 2, 0))
+        draw_boxes(axis, target["boxes"], [names[label - 1] for label in target["labels"]], "lime", below=True)
+        likely = output["scores"] >= DRAWN_SCORE
+        labels = [names[label - 1] for label in output["labels"][likely]]
+        draw_boxes(axis, output["boxes"][likely], labels, "red", below=False)
+    return figure
 
-    def __init__(self, net: FasterRCNN) -> None:
-        super().__init__()
-        self.net = net
-        self.net.roi_heads.score_thresh = 0.0
 
-    def forward(self, image: Tensor) -> Tensor:
-        (output,) = self.net([image])
-        columns = [output["labels"].unsqueeze(1), output["scores"].unsqueeze(1)]
-        return torch.cat([output["boxes"], *columns], dim=1)
+def draw_boxes(axis: Axes, boxes: Tensor, labels: list[str], color: str, below: bool) -> None:
+    """Draws boxes with their labels at the top or below."""
+    for (left, top, right, bottom), label in zip(boxes.tolist(), labels, strict=True):
+        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color))
+        y, anchor = (bottom, "top") if below else (top, "bottom")
+        axis.text(left, y, label, color=color, va=anchor, fontsize=9, parse_math=False)

@@ -1,34 +1,32 @@
-"""The network, and how it is trained and judged."""
+"""A convolutional network for time series, and its LightningModule."""
 
+from collections import deque
 from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt, restricted_number_type
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
+from torchmetrics import MeanAbsoluteError, MeanSquaredError
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
+Batch = tuple[Tensor, Tensor]  # inputs (N, lookback, C) and targets (N, horizon, C), float32
+Example = tuple[Tensor, Tensor, Tensor]  # inputs (lookback, C), targets and forecasts, both (horizon, C)
 Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
 LOSSES = {"mse": nn.MSELoss, "l1": nn.L1Loss, "smooth_l1": nn.SmoothL1Loss}
-MOST_COLUMNS = 20  # whose errors are listed one by one
-
-
-def make_metrics(horizon: int, postfix: str) -> tuple[MetricCollection, MeanAbsoluteError]:
-    """The errors over all steps of the test windows, and by step ahead."""
-    metrics = {"mae": MeanAbsoluteError(), "mse": MeanSquaredError()}
-    return MetricCollection(metrics, prefix="test/", postfix=postfix), MeanAbsoluteError(num_outputs=horizon)  # type: ignore[arg-type]
+METHODS = ("network", "naive", "linear")  # the last two are baselines of the data module
+EXAMPLES = 4  # test windows that are drawn, and columns of each
+MAX_LISTED = 20  # columns whose errors are logged one by one
 
 
 class ConvNet(nn.Module):
-    """Convolutions over each column, and a linear map beside them: (N, lookback, C) to (N, horizon, C), both float32.
+    """Convolutions over each column, and a linear map beside them: (N, lookback, C) to (N, horizon, C).
 
-    A window is freed of its own mean and standard deviation first and gets them back at the end, as in RevIN,
-    https://openreview.net/forum?id=cGDAkQo1C0p; all columns share the weights.
+    Each window is normalised with its own mean and standard deviation, and the forecast is converted back, as in RevIN,
+    https://openreview.net/forum?id=cGDAkQo1C0p. All columns share the weights.
     """
 
     def __init__(self, lookback: int, horizon: int, channels: int, layers: int, dropout: float) -> None:
@@ -49,7 +47,7 @@ class ConvNet(nn.Module):
         std = inputs.std(dim=1, keepdim=True, unbiased=False) + 1e-3
         columns = ((inputs - mean) / std).transpose(1, 2).flatten(0, 1)
         outputs = self.linear(columns) + self.convolutions(columns.unsqueeze(1))
-        return (outputs.unflatten(0, (inputs.shape[0], inputs.shape[2])).transpose(1, 2) * std + mean).contiguous()
+        return outputs.unflatten(0, (inputs.shape[0], inputs.shape[2])).transpose(1, 2) * std + mean
 
 
 class MyModel(LightningModule):
@@ -57,23 +55,23 @@ class MyModel(LightningModule):
 
     Args:
         columns: Name of each series.
-        scale: Mean and standard deviation of each series.
-        lookback: Steps that the network sees.
-        horizon: Steps that it forecasts.
+        std: Standard deviation of each series, the unit of losses and metrics.
+        lookback: Number of steps that the network sees.
+        horizon: Number of steps that it forecasts.
         channels: Filters of each convolution.
         layers: Number of convolutions.
-        dropout: Share of the last hidden values that is left out in training.
-        loss: mse, l1 or smooth_l1, on scaled values.
-        lr: Learning rate: the peak of the one-cycle schedule, the start of the cosine.
-        optimizer: sgd has a momentum of 0.9, adam betas of 0.9 and 0.99; the others are as PyTorch has them.
-        scheduler: Learning rate over the run: up and down in one cycle, down along a cosine, or constant.
-        weight_decay: L2 penalty, decoupled from the gradient with adamw.
+        dropout: Share of the last hidden values that is set to 0 in training.
+        loss: Name of the loss.
+        lr: Learning rate; the highest one where a scheduler changes it.
+        optimizer: Name of the optimizer; see models/optimizers.py.
+        scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
+        weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
     """
 
     def __init__(
         self,
         columns: list[str],
-        scale: dict[str, list[float]],
+        std: list[float],
         lookback: int,
         horizon: int,
         channels: PositiveInt = 32,
@@ -87,114 +85,115 @@ class MyModel(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.net = ConvNet(lookback, horizon, channels, layers, dropout)
+        self.network = ConvNet(lookback, horizon, channels, layers, dropout)
+        self.std: Tensor
+        self.register_buffer("std", torch.tensor(std))
+        self.example_input_array = torch.rand(2, lookback, len(columns)) * self.std
         self.criterion = LOSSES[loss]()
-        self.val_mae = MeanAbsoluteError()
-        self.by_column = MeanAbsoluteError(num_outputs=len(columns))
-        self.metrics, self.by_step = make_metrics(horizon, "")
-        self.naive_metrics, self.naive_by_step = make_metrics(horizon, "_naive")
-        self.linear_metrics, self.linear_by_step = make_metrics(horizon, "_linear")
+        outputs = horizon * len(columns)
+        self.mae = nn.ModuleDict({name: MeanAbsoluteError(num_outputs=outputs) for name in METHODS})
+        self.mse = nn.ModuleDict({name: MeanSquaredError(num_outputs=outputs) for name in METHODS})
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Scaled values (N, lookback, C) to scaled forecasts (N, horizon, C), both float32."""
-        return self.net(inputs.to(self.dtype)).float()
+        """Inputs (N, lookback, C) to forecasts (N, horizon, C), float32 in the units of the columns."""
+        return self.network(inputs / self.std) * self.std
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        inputs, targets = batch
-        return self.criterion(self(inputs), targets)
+    def compute_loss(self, forecasts: Tensor, targets: Tensor) -> Tensor:
+        return self.criterion(forecasts / self.std, targets / self.std)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = batch
-        forecasts = self(inputs)
-        self.val_mae(forecasts, targets)
-        metrics = {"val/loss": self.criterion(forecasts, targets), "val/mae": self.val_mae}
-        self.log_dict(metrics, prog_bar=True, batch_size=len(targets), sync_dist=True)
+        return self.compute_loss(self(inputs), targets)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_errors("network", "val")
 
     def on_test_start(self) -> None:
-        for metric in (self.by_column, self.by_step, self.naive_by_step, self.linear_by_step):
-            metric.reset()
+        self.examples: deque[Example] = deque(maxlen=EXAMPLES)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Judges the network, and simple rules on the same windows."""
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         inputs, targets = batch
-        forecasts = self(inputs)
-        self.log("test/loss", self.criterion(forecasts, targets), batch_size=len(targets), sync_dist=True)
-        rules = self.trainer.datamodule.baselines(inputs)  # type: ignore[attr-defined]
-        for outputs, metrics, by_step in (
-            (forecasts, self.metrics, self.by_step),
-            (rules["naive"], self.naive_metrics, self.naive_by_step),
-            (rules["linear"], self.linear_metrics, self.linear_by_step),
-        ):
-            metrics(outputs.contiguous(), targets)
-            self.log_dict(metrics, batch_size=len(targets))
-            by_step.update(outputs.transpose(1, 2).flatten(0, 1), targets.transpose(1, 2).flatten(0, 1))
-        self.by_column.update(forecasts.flatten(0, 1), targets.flatten(0, 1))
+        forecasts = self._step(batch, "test")
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        for method, baseline in data.baselines(inputs).items():
+            self._update_errors(method, baseline, targets)
+        self.examples.append((inputs[-1].cpu(), targets[-1].cpu(), forecasts[-1].cpu()))
 
     def on_test_epoch_end(self) -> None:
-        errors = self.by_column.compute().reshape(-1).tolist()
-        if len(errors) <= MOST_COLUMNS:
-            for error, (name, (_, std)) in zip(errors, self.hparams["scale"].items(), strict=True):
-                self.log(f"test/mae_of_{name}", error * std, sync_dist=True)
-        self.step_errors = {
-            "network": self.by_step.compute().reshape(-1).cpu(),
-            "naive": self.naive_by_step.compute().reshape(-1).cpu(),
-            "linear": self.linear_by_step.compute().reshape(-1).cpu(),
-        }
+        self.errors = {method: self._log_errors(method, "test") for method in METHODS}
+        columns = self.hparams["columns"]
+        if len(columns) <= MAX_LISTED:
+            for name, error in zip(columns, self.errors["network"].mean(dim=0) * self.std, strict=True):
+                self.log(f"test/mae_of_{name}", error, sync_dist=True)
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, list[Any]]:
-        """The forecast of each step and, within a step, of each column, in the column's own units."""
-        mean, std = torch.tensor(list(self.hparams["scale"].values()), device=self.device).T
-        return {"forecast": (self(batch[0]) * std + mean).flatten().tolist()}
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        """Logs the loss of a batch and updates the metrics; returns its forecasts."""
+        inputs, targets = batch
+        forecasts = self(inputs)
+        loss = self.compute_loss(forecasts, targets)
+        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=len(targets), sync_dist=True)
+        self._update_errors("network", forecasts, targets)
+        return forecasts
+
+    def _update_errors(self, method: str, forecasts: Tensor, targets: Tensor) -> None:
+        scaled = [(values / self.std).flatten(1) for values in (forecasts, targets)]
+        self.mae[method].update(*scaled)
+        self.mse[method].update(*scaled)
+
+    def _log_errors(self, method: str, stage: str) -> Tensor:
+        """Logs and resets the errors of a method; returns its mean absolute errors by step and column."""
+        suffix = "" if method == "network" else f"_{method}"
+        errors = self.mae[method].compute().reshape(self.hparams["horizon"], -1)
+        metrics = {f"{stage}/mae{suffix}": errors.mean(), f"{stage}/mse{suffix}": self.mse[method].compute().mean()}
+        self.log_dict(metrics, prog_bar=True, sync_dist=True)
+        self.mae[method].reset()
+        self.mse[method].reset()
+        return errors
+
+    def predict_step(self, batch: tuple[Tensor, dict[str, list[Any]]], batch_idx: int) -> dict[str, list[Any]]:
+        """Adds the forecasts of a window to the columns of the data module: by step and, within a step, by column."""
+        inputs, columns = batch
+        return columns | {"forecast": self(inputs).flatten().tolist()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
-    def export_module(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        """The network for use elsewhere, (N, lookback, C) to (N, horizon, C) float32 in own units, and an example."""
-        scale = torch.tensor(list(self.hparams["scale"].values()))
-        example = scale[:, 0] + scale[:, 1] * torch.randn(2, self.hparams["lookback"], len(scale))
-        return Exported(self.net, *scale.T), (example,)
-
     def figures(self) -> dict[str, Figure]:
-        """What the test showed, by file name: its last windows, and the error of each step ahead."""
-        steps, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-        for label, errors in self.step_errors.items():
-            axis.plot(range(1, len(errors) + 1), errors, marker=".", label=label)
-        axis.set(xlabel="steps ahead", ylabel="mean absolute error, scaled", title="Test windows")
-        axis.legend()
-        return {"forecasts": self._draw_windows(), "error_by_step": steps}
-
-    @torch.no_grad()
-    def _draw_windows(self) -> Figure:
-        """The last windows of the test that share no target, or the last one of several columns."""
-        columns, horizon = list(self.hparams["scale"].items())[:4], self.hparams["horizon"]
-        test = self.trainer.datamodule.test  # type: ignore[attr-defined]
-        last = list(range(len(test) - 1, -1, -horizon))[: 4 // len(columns)]
-        inputs, targets = test.__getitems__(last)
-        forecasts = self(inputs.to(self.device)).cpu()
-        panels = [(window, column) for window in range(len(last)) for column in range(len(columns))]
-        figure, axes = plt.subplots(len(panels), 1, figsize=(9, 2.6 * len(panels)), squeeze=False, layout="constrained")
-        for axis, (window, column) in zip(axes[:, 0], panels, strict=True):
-            name, (mean, std) = columns[column]
-            lines = [x[window, :, column] * std + mean for x in (inputs, targets, forecasts)]
-            known = len(lines[0])
-            axis.plot(range(-known + 1, 1), lines[0], color="black", linewidth=1, label="before")
-            axis.plot(range(1, horizon + 1), lines[1], color="tab:blue", label="truth")
-            axis.plot(range(1, horizon + 1), lines[2], color="tab:red", label="forecast")
-            axis.set(ylabel=name, title=f"forecast {window * horizon} steps before the end" if window else "the end")
-        axes[0, 0].legend()
-        axes[-1, 0].set_xlabel("steps")
-        return figure
+        """Figures of the last test by file name."""
+        by_step = {method: errors.mean(dim=1).tolist() for method, errors in self.errors.items()}
+        return {
+            "forecasts": draw_examples(list(self.examples), self.hparams["columns"][:EXAMPLES]),
+            "error_by_step": draw_errors(by_step),
+        }
 
 
-class Exported(nn.Module):
-    """Scales, forecasts, and scales back: see `MyModel.export_module`."""
+def draw_examples(examples: list[Example], names: list[str]) -> Figure:
+    """Draws inputs, truth and forecast of test windows, one row for each window and one column for each series."""
+    figure = Figure(figsize=(max(8, 5 * len(names)), 2.5 * len(examples)), layout="constrained")
+    axes = figure.subplots(len(examples), len(names), squeeze=False)
+    for row, (inputs, targets, forecasts) in zip(axes, examples, strict=True):
+        past, future = range(1 - len(inputs), 1), range(1, len(targets) + 1)
+        for i, axis in enumerate(row):
+            axis.plot(past, inputs[:, i], color="black", linewidth=1, label="inputs")
+            axis.plot(future, targets[:, i], color="tab:blue", label="truth")
+            axis.plot(future, forecasts[:, i], color="tab:red", label="forecast")
+            axis.set_ylabel(names[i], parse_math=False)
+    for axis in axes[-1]:
+        axis.set_xlabel("steps")
+    axes[0, 0].legend()
+    return figure
 
-    def __init__(self, net: nn.Module, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.net = net
-        self.mean, self.std = (nn.Parameter(values.clone(), requires_grad=False) for values in (mean, std))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.net((inputs - self.mean) / self.std) * self.std + self.mean
+def draw_errors(errors: dict[str, list[float]]) -> Figure:
+    """Draws mean absolute errors by step for each method."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for method, values in errors.items():
+        axis.plot(range(1, len(values) + 1), values, marker=".", label=method)
+    axis.set(xlabel="steps ahead", ylabel="mean absolute error, standard deviations", title="Test windows")
+    axis.legend()
+    return figure

@@ -1,5 +1,6 @@
-"""The network, and how it is trained and judged."""
+"""A multilayer perceptron for rows of numbers and categories, and its LightningModule."""
 
+from math import log
 from typing import Any, Literal
 
 import torch
@@ -7,21 +8,15 @@ from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt, re
 from lightning import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryAUROC,
-    BinaryROC,
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-)
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.functional.classification import binary_roc, multiclass_confusion_matrix
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
+Batch = tuple[Tensor, Tensor, Tensor]  # scaled numbers (N, F), float32; categories (N, C), int64; targets (N,)
 Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
 Loss = Literal["mse", "l1", "smooth_l1", "poisson_nll", "bce_with_logits", "cross_entropy"]
 LOSSES: dict[str, dict[str, type[nn.Module]]] = {
@@ -36,32 +31,37 @@ LOSSES: dict[str, dict[str, type[nn.Module]]] = {
 }
 
 
-def make_metrics(task: str, num_classes: int) -> MetricCollection:
-    """The metrics of a task, on predictions in the target's own units or on probabilities."""
+def make_metrics(task: str, num_classes: int) -> dict[str, Metric]:
+    """The metrics of a task by name. They take what `MyModel.to_predictions` returns."""
     if task == "regression":
-        return MetricCollection({"r2": R2Score(), "mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False)})
+        return {"r2": R2Score(), "mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False)}
     if task == "binary":
-        return MetricCollection({"acc": BinaryAccuracy(), "auroc": BinaryAUROC()})
-    return MetricCollection(
-        {"acc": MulticlassAccuracy(num_classes, average="micro"), "f1": MulticlassF1Score(num_classes)}
-    )
+        return {"acc": BinaryAccuracy(), "auroc": BinaryAUROC()}
+    return {"acc": MulticlassAccuracy(num_classes, average="micro"), "f1": MulticlassF1Score(num_classes)}
 
 
 class MLP(nn.Module):
-    """A linear layer and, beside it, hidden ones: numbers (N, F) float32, categories (N, C) int64 to (N, outputs).
+    """Hidden layers, and a linear layer beside them: on few rows it keeps up with a linear model.
 
-    On few rows the linear part keeps it from doing worse than a linear model.
+    Args:
+        num_numbers: Number of columns of numbers, indicators of gaps included.
+        cardinalities: Number of values of each column of categories.
+        hidden: Size of the hidden layers.
+        layers: Number of hidden layers.
+        dropout: Share of the hidden values that is set to 0 in training.
+        outputs: Number of outputs.
     """
 
     def __init__(
         self, num_numbers: int, cardinalities: list[int], hidden: int, layers: int, dropout: float, outputs: int
     ) -> None:
         super().__init__()
-        # The row of an unseen category is 0, and stays so.
+        sizes = [min(32, (count + 3) // 2) for count in cardinalities]
+        # Category 0, which is not in the training rows, is a vector of zeros.
         self.embeddings = nn.ModuleList(
-            nn.Embedding(count + 1, min(32, (count + 3) // 2), padding_idx=0) for count in cardinalities
+            nn.Embedding(count + 1, size, padding_idx=0) for count, size in zip(cardinalities, sizes, strict=True)
         )
-        width = num_numbers + sum(min(32, (count + 3) // 2) for count in cardinalities)
+        width = num_numbers + sum(sizes)
         self.linear = nn.Linear(width, outputs)
         blocks: list[nn.Module] = []
         for i in range(layers):
@@ -79,24 +79,24 @@ class MyModel(LightningModule):
 
     Args:
         task: regression, binary or multiclass.
-        target: Name of what is predicted.
-        class_names: Name of each class; none for regression.
+        target: Name of the target.
+        class_names: Name of each class; empty for regression.
         target_scale: Mean and standard deviation of the target.
         numbers: Mean and standard deviation of each column of numbers.
-        gaps: The columns of numbers that have an indicator of gaps.
+        gaps: Columns of numbers that have an indicator for gaps.
         categories: Values of each column of categories.
-        hidden: Width of the hidden layers.
+        hidden: Size of the hidden layers.
         layers: Number of hidden layers.
-        dropout: Share of the hidden values that is left out in training.
+        dropout: Share of the hidden values that is set to 0 in training.
         loss: mse, l1, smooth_l1 or poisson_nll for regression, bce_with_logits for two classes, cross_entropy for more;
-            null takes the first that fits.
-        lr: Learning rate: the peak of the one-cycle schedule, the start of the cosine.
-        optimizer: sgd has a momentum of 0.9, adam betas of 0.9 and 0.99; the others are as PyTorch has them.
-        scheduler: Learning rate over the run: up and down in one cycle, down along a cosine, or constant.
-        weight_decay: L2 penalty, decoupled from the gradient with adamw.
+            null uses the first one of the task.
+        lr: Learning rate; the highest one where a scheduler changes it.
+        optimizer: Name of the optimizer; see models/optimizers.py.
+        scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
+        weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
 
     Raises:
-        MisconfigurationException: The loss does not fit the task, or poisson_nll a target of a negative mean.
+        MisconfigurationException: The loss does not fit the task, or poisson_nll the mean of the target.
     """
 
     def __init__(
@@ -120,111 +120,121 @@ class MyModel(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         losses = LOSSES[task]
-        if loss is not None and loss not in losses:
-            raise MisconfigurationException(f"--model.loss {loss} does not fit {task}: take {' or '.join(losses)}")
         self.loss: str = loss or next(iter(losses))
-        if self.loss == "poisson_nll" and target_scale[0] <= 0:
-            raise MisconfigurationException(f"poisson_nll needs counts, but the mean of {target} is {target_scale[0]}")
-        self.criterion = losses[self.loss]()
+        self.task, (self.mean, self.std) = task, target_scale
+        if self.loss not in losses:
+            raise MisconfigurationException(f"--model.loss {loss} does not fit {task}: use {' or '.join(losses)}")
+        if self.loss == "poisson_nll" and self.mean <= 0:
+            raise MisconfigurationException(f"poisson_nll needs counts, but the mean of {target} is {self.mean}")
         cardinalities = [len(values) for values in categories.values()]
         outputs = len(class_names) if task == "multiclass" else 1
-        self.net = MLP(len(numbers) + len(gaps), cardinalities, hidden, layers, dropout, outputs)
-        self.val_metrics = make_metrics(task, len(class_names)).clone(prefix="val/")
-        self.test_metrics = make_metrics(task, len(class_names)).clone(prefix="test/")
-        self.scale: Tensor
-        self.register_buffer("scale", torch.tensor(target_scale), persistent=False)
+        self.network = MLP(len(numbers) + len(gaps), cardinalities, hidden, layers, dropout, outputs)
+        self.criterion = losses[self.loss]()
+        self.metrics = nn.ModuleDict(make_metrics(task, len(class_names)))
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
-        """Scaled numbers (N, F) float32 and categories (N, C) int64 to (N,), or to logits (N, num_classes) float32."""
-        output = self.net(numbers.to(self.dtype), categories).float()
-        return output if self.hparams["task"] == "multiclass" else output.squeeze(1)
+        """Scaled numbers (N, F), float32, and categories (N, C), int64, to logits or scaled targets.
 
-    def predict_targets(self, output: Tensor) -> Tensor:
-        """What `forward` gives in the target's own units, or as probabilities, the second one's of two classes."""
-        if self.hparams["task"] == "multiclass":
-            return output.softmax(dim=1)
-        if self.hparams["task"] == "binary":
-            return output.sigmoid()
-        return output.exp() * self.scale[0] if self.loss == "poisson_nll" else output * self.scale[1] + self.scale[0]
+        The output is (N, num_classes) for more than two classes and (N,) otherwise.
+        """
+        outputs = self.network(numbers, categories).float()  # 16 bits of mixed precision are too coarse for targets
+        return outputs if self.task == "multiclass" else outputs.squeeze(1)
 
-    def compute_loss(self, output: Tensor, targets: Tensor) -> Tensor:
+    def to_predictions(self, outputs: Tensor) -> Tensor:
+        """Converts what `forward` returns to targets in their own units or to probabilities.
+
+        The output is (N, num_classes) for more than two classes, (N,) for the second one of two classes.
+        """
+        if self.task == "multiclass":
+            return outputs.softmax(dim=1)
+        if self.task == "binary":
+            return outputs.sigmoid()
+        return outputs.exp() * self.mean if self.loss == "poisson_nll" else outputs * self.std + self.mean
+
+    def compute_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.task == "multiclass":
+            return self.criterion(outputs, targets)
+        if self.task == "binary":
+            return self.criterion(outputs, targets.float())
         if self.loss == "poisson_nll":
-            return self.criterion(output + self.scale[0].log(), targets)
-        if self.hparams["task"] == "regression":
-            return self.criterion(output, (targets - self.scale[0]) / self.scale[1])
-        return self.criterion(output, targets if self.hparams["task"] == "multiclass" else targets.float())
+            return self.criterion(outputs + log(self.mean), targets)
+        return self.criterion(outputs, (targets - self.mean) / self.std)
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         numbers, categories, targets = batch
         return self.compute_loss(self(numbers, categories), targets)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "val", self.val_metrics)
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
 
     def on_test_start(self) -> None:
         self.predicted: list[Tensor] = []
         self.truth: list[Tensor] = []
 
-    def test_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        self.predicted.append(self._evaluate(batch, "test", self.test_metrics).cpu())
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.predicted.append(self._step(batch, "test").cpu())
         self.truth.append(batch[2].cpu())
 
-    def on_test_epoch_end(self) -> None:
-        """Judges scikit-learn's predictions for the same rows by the same metrics."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        for name, predictions in data.baselines().items():
-            metrics = make_metrics(self.hparams["task"], len(self.hparams["class_names"]))
-            values = metrics(predictions, data.test.tensors[-1])
-            self.log_dict(
-                {f"test/{key}_{name}": value.float().to(self.device) for key, value in values.items()}, sync_dist=True
-            )
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor, Tensor], stage: str, metrics: MetricCollection) -> Tensor:
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        """Logs the loss and the metrics of a batch; returns its predictions."""
         numbers, categories, targets = batch
-        output = self(numbers, categories)
-        predictions = self.predict_targets(output)
-        metrics.update(predictions, targets)
-        loss = self.compute_loss(output, targets)
-        self.log(f"{stage}/loss", loss, prog_bar=stage == "val", batch_size=len(targets), sync_dist=True)
-        self.log_dict(metrics, prog_bar=stage == "val", batch_size=len(targets))
+        outputs = self(numbers, categories)
+        predictions = self.to_predictions(outputs)
+        for metric in self.metrics.values():
+            metric.update(predictions, targets)
+        values = {f"{stage}/{name}": metric for name, metric in self.metrics.items()}
+        values[f"{stage}/loss"] = self.compute_loss(outputs, targets)
+        self.log_dict(values, prog_bar=True, batch_size=len(targets), sync_dist=True)
         return predictions
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, list[Any]]:
-        """The number, or class and probability, of each row of a batch."""
-        predictions = self.predict_targets(self(*batch))
-        if self.hparams["task"] == "regression":
-            return {"prediction": predictions.tolist()}
-        if self.hparams["task"] == "binary":
+    def on_test_epoch_end(self) -> None:
+        """Logs the metrics of scikit-learn's predictions for the same rows."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        for baseline, predictions in data.baselines().items():
+            for name, metric in make_metrics(self.task, len(self.hparams["class_names"])).items():
+                value = metric(predictions, data.test.tensors[-1]).item()
+                self.log(f"test/{name}_{baseline}", value, sync_dist=True)
+
+    def predict_step(self, batch: tuple[list[Tensor], dict[str, list[str]]], batch_idx: int) -> dict[str, list[Any]]:
+        """Adds columns with the prediction, or class and probability, to the columns of the data module."""
+        features, columns = batch
+        predictions = self.to_predictions(self(*features))
+        if self.task == "regression":
+            return columns | {"prediction": predictions.tolist()}
+        if self.task == "binary":
             predictions = torch.stack([1 - predictions, predictions], dim=1)
         probability, index = predictions.max(dim=1)
         names = self.hparams["class_names"]
-        return {"class": [names[i] for i in index.tolist()], "probability": probability.tolist()}
+        return columns | {"class": [names[i] for i in index], "probability": probability.tolist()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
     def export_module(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        """The network for use elsewhere, and example inputs.
-
-        Numbers in their own units, (N, F) float64 with NaN for gaps, and indices of categories, (N, C) int64 with 0 for
-        an unseen one, become predictions: (N,) float32, or (N, num_classes) of more than two classes.
-        """
-        h = self.hparams
-        scale = torch.tensor(list(h["numbers"].values()), dtype=torch.float64).view(-1, 2)
-        categories = torch.ones(2, len(h["categories"]), dtype=torch.int64)
+        """A module that takes rows in their own units, and example inputs of it; see `Exported`."""
+        scale = torch.tensor(list(self.hparams["numbers"].values()), dtype=torch.float64).reshape(-1, 2)
+        categories = torch.ones(2, len(self.hparams["categories"]), dtype=torch.int64)
         return Exported(self, scale), (scale[:, 0].repeat(2, 1), categories)
 
     def figures(self) -> dict[str, Figure]:
-        """What the test showed, by file name: predictions and residuals, or ROC and confusion matrix."""
+        """Figures of the last test by file name."""
         predicted, truth = torch.cat(self.predicted), torch.cat(self.truth)
-        if self.hparams["task"] == "regression":
-            return draw_regression(predicted, truth, self.hparams["target"])
-        return draw_classes(predicted, truth, self.hparams["class_names"])
+        if self.task == "regression":
+            target = self.hparams["target"]
+            return {
+                "predicted_against_true": draw_predictions(predicted, truth, target),
+                "residuals": draw_residuals(predicted - truth, target),
+            }
+        if self.task == "binary":
+            predicted = torch.stack([1 - predicted, predicted], dim=1)
+        names = self.hparams["class_names"]
+        counts = multiclass_confusion_matrix(predicted, truth, len(names)).tolist()
+        return {"roc": draw_roc(predicted, truth, names), "confusion_matrix": draw_confusion(counts, names)}
 
 
 class Exported(nn.Module):
-    """Scales raw numbers and marks gaps, then predicts: see `MyModel.export_module`."""
+    """Scales numbers and marks gaps as the data module does, then predicts."""
 
     def __init__(self, model: MyModel, scale: Tensor) -> None:
         super().__init__()
@@ -233,41 +243,68 @@ class Exported(nn.Module):
         self.mean, self.std = (nn.Parameter(values.clone(), requires_grad=False) for values in scale.T)
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
+        """Numbers (N, F), float64, NaN for gaps, and categories (N, C), int64, to what `to_predictions` returns.
+
+        Category 1 is the first value of a column in the model's hyperparameter `categories`, 0 any other value.
+        """
         missing = numbers.isnan()
         scaled = ((numbers - self.mean) / self.std).masked_fill(missing, 0.0)
         features = torch.cat([scaled, missing[:, self.gaps]], dim=1).float()
-        return self.model.predict_targets(self.model(features, categories))
+        return self.model.to_predictions(self.model(features, categories))
 
 
-def draw_regression(predicted: Tensor, truth: Tensor, target: str) -> dict[str, Figure]:
-    """Predictions against the truth, and the residuals; both (N,) float32."""
-    against, axis = plt.subplots(figsize=(6, 6), layout="constrained")
+def draw_predictions(predicted: Tensor, truth: Tensor, target: str) -> Figure:
+    """Draws predictions against true values, both (N,)."""
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axis = figure.subplots()
     axis.scatter(truth, predicted, s=max(2.0, min(20.0, 4000 / len(truth))), alpha=0.5)
-    axis.axline((truth.mean().item(), truth.mean().item()), slope=1, color="black", linewidth=1)
-    axis.set(xlabel=f"true {target}", ylabel=f"predicted {target}", title="Test rows; on the line where right")
-    residuals, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    axis.hist((predicted - truth).numpy(), bins=40)
+    middle = truth.mean().item()
+    axis.axline((middle, middle), slope=1, color="black", linewidth=1)
+    axis.set_title("Test rows; on the line, the prediction is right")
+    axis.set_xlabel(f"true {target}", parse_math=False)
+    axis.set_ylabel(f"predicted {target}", parse_math=False)
+    return figure
+
+
+def draw_residuals(residuals: Tensor, target: str) -> Figure:
+    """Draws a histogram of residuals, (N,)."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.hist(residuals.numpy(), bins=40)
     axis.axvline(0, color="black", linewidth=1)
-    axis.set(xlabel=f"predicted minus true {target}", ylabel="test rows", title="Residuals")
-    return {"predicted_against_true": against, "residuals": residuals}
+    axis.set(title="Residuals", ylabel="test rows")
+    axis.set_xlabel(f"predicted minus true {target}", parse_math=False)
+    return figure
 
 
-def draw_classes(predicted: Tensor, truth: Tensor, names: list[str]) -> dict[str, Figure]:
-    """ROC of each class against the others, and the confusion matrix, of probabilities (N,) or (N, num_classes)."""
-    binary = predicted.dim() == 1
-    roc, axis = plt.subplots(figsize=(6, 6), layout="constrained")
-    scores = [(1, predicted)] if binary else list(enumerate(predicted.unbind(dim=1)))
-    for index, score in scores:
-        if 0 < (truth == index).sum() < len(truth):  # else there is nothing to tell apart
-            false_positive, true_positive, _ = BinaryROC()(score, truth == index)
-            axis.plot(false_positive, true_positive, label=names[index])
-    axis.plot([0, 1], [0, 1], color="grey", linestyle="--")
+def draw_roc(probabilities: Tensor, truth: Tensor, names: list[str]) -> Figure:
+    """Draws a ROC curve for each class against the others, from probabilities (N, num_classes) and classes (N,)."""
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axis = figure.subplots()
+    for i, name in enumerate(names):
+        if 0 < (truth == i).sum() < len(truth):  # otherwise one of the rates is undefined
+            false_positives, true_positives, _ = binary_roc(probabilities[:, i], (truth == i).long())
+            axis.plot(false_positives, true_positives, label=name)
+    axis.plot([0, 1], [0, 1], color="grey", linestyle="--", label="chance")
     axis.set(xlabel="false positive rate", ylabel="true positive rate", title="Test rows")
     if len(names) <= 20:
-        axis.legend()
-    size = max(5.0, 0.6 * len(names))
-    confusion, axis = plt.subplots(figsize=(size, size), layout="constrained")
-    matrix = MulticlassConfusionMatrix(len(names))
-    matrix((predicted > 0.5).long() if binary else predicted.argmax(dim=1), truth)
-    matrix.plot(ax=axis, labels=names, add_text=len(names) <= 30)
-    return {"roc": roc, "confusion_matrix": confusion}
+        for text in axis.legend().get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
+    """Draws a confusion matrix, given as one row for each true class."""
+    size = min(4 + 0.4 * len(names), 24)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(counts, cmap="Blues")
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
+    for row, values in enumerate(counts):
+        for column, count in enumerate(values):
+            if count and len(names) <= 40:
+                color = "white" if count > max(map(max, counts)) / 2 else "black"
+                axis.text(column, row, str(count), color=color, ha="center", va="center")
+    return figure

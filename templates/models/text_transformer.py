@@ -1,6 +1,5 @@
-"""The network, and how it is trained and judged."""
+"""A transformer for texts, and its LightningModule."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +8,22 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFl
 from lightning import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
+Batch = tuple[Tensor, Tensor]  # tokens (N, L), int64, padded with 0, and classes (N,), int64
 Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
 
 
 class Transformer(nn.Module):
-    """Embedding with learned positions, encoder layers that normalise first, and a linear layer on their mean."""
+    """Embedding with learned positions, encoder layers that normalise first, mean over time, linear layer."""
 
     def __init__(
-        self,
-        vocab_size: int,
-        num_classes: int,
-        max_length: int,
-        width: int,
-        heads: int,
-        layers: int,
-        dropout: float,
+        self, vocab_size: int, num_classes: int, max_length: int, width: int, heads: int, layers: int, dropout: float
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width, padding_idx=0)
@@ -45,7 +36,6 @@ class Transformer(nn.Module):
         self.linear = nn.Linear(width, num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (N, L) int64, padded with 0, to logits (N, num_classes) float32."""
         padding = tokens == 0
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         embedded = self.dropout(self.embedding(tokens) + self.positions(positions))
@@ -59,19 +49,19 @@ class MyModel(LightningModule):
 
     Args:
         class_names: Name of each class.
-        tokenizer: What makes tokens of a text, as JSON.
-        width: Width of a token's vector.
-        heads: Number of attention heads, a divisor of the width.
+        tokenizer: Tokenizer of the `tokenizers` library, as JSON.
+        width: Size of a token's vector.
+        heads: Number of attention heads; the width must be a multiple of it.
         layers: Number of encoder layers.
-        dropout: Share of the hidden values that is left out in training.
-        lr: Learning rate: the peak of the one-cycle schedule, the start of the cosine.
-        optimizer: sgd has a momentum of 0.9, adam betas of 0.9 and 0.99; the others are as PyTorch has them.
-        scheduler: Learning rate over the run: up and down in one cycle, down along a cosine, or constant.
-        weight_decay: L2 penalty, decoupled from the gradient with adamw.
+        dropout: Share of the hidden values that is set to 0 in training.
+        lr: Learning rate; the highest one where a scheduler changes it.
+        optimizer: Name of the optimizer; see models/optimizers.py.
+        scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
+        weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
         label_smoothing: Share of each target that is spread over all classes.
 
     Raises:
-        MisconfigurationException: The width is no multiple of the heads.
+        MisconfigurationException: The width is not a multiple of the number of heads.
     """
 
     def __init__(
@@ -91,70 +81,77 @@ class MyModel(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         if width % heads:
-            raise MisconfigurationException(f"--model.width {width} is no multiple of --model.heads {heads}")
-        num_classes = len(class_names)
-        tokens = Tokenizer.from_str(tokenizer)
-        length = json.loads(tokenizer)["truncation"]["max_length"]
-        self.net = Transformer(tokens.get_vocab_size(), num_classes, length, width, heads, layers, dropout)
+            raise MisconfigurationException(f"--model.width {width} is not a multiple of --model.heads {heads}")
+        tokens, num_classes = Tokenizer.from_str(tokenizer), len(class_names)
+        max_length = tokens.truncation["max_length"]
+        self.network = Transformer(tokens.get_vocab_size(), num_classes, max_length, width, heads, layers, dropout)
+        self.example_input_array = torch.tensor([[1, 3, 4, 5], [1, 6, 0, 0]])
         self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-        metrics = {"acc": MulticlassAccuracy(num_classes, average="micro"), "f1": MulticlassF1Score(num_classes)}
-        self.val_metrics = MetricCollection(metrics, prefix="val/")  # type: ignore[arg-type]
-        self.test_metrics = self.val_metrics.clone(prefix="test/")
+        self.acc = MulticlassAccuracy(num_classes, average="micro")
+        self.f1 = MulticlassF1Score(num_classes)
         self.confusion = MulticlassConfusionMatrix(num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (N, L) int64, padded with 0, to logits (N, num_classes) float32."""
-        return self.net(tokens).float()
+        """Tokens (N, L), int64, padded with 0, to logits (N, num_classes)."""
+        return self.network(tokens)
 
     def on_fit_start(self) -> None:
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            Path(self.trainer.default_root_dir, "tokenizer.json").write_text(
-                self.hparams["tokenizer"], encoding="utf-8"
-            )
+            file = Path(self.trainer.default_root_dir, "tokenizer.json")
+            file.write_text(self.hparams["tokenizer"], encoding="utf-8")
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         tokens, targets = batch
         return self.criterion(self(tokens), targets)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "val", self.val_metrics)
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
 
     def on_test_start(self) -> None:
         self.confusion.reset()
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.confusion.update(self._evaluate(batch, "test", self.test_metrics), batch[1])
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.confusion.update(self._step(batch, "test"), batch[1])
 
-    def on_test_epoch_end(self) -> None:
-        self.matrix = self.confusion.compute()
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str, metrics: MetricCollection) -> Tensor:
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        """Logs the loss, accuracy and F1 score of a batch; returns its logits."""
         tokens, targets = batch
         logits = self(tokens)
-        metrics.update(logits, targets)
-        loss = self.criterion(logits, targets)
-        self.log(f"{stage}/loss", loss, prog_bar=stage == "val", batch_size=len(targets), sync_dist=True)
-        self.log_dict(metrics, prog_bar=stage == "val", batch_size=len(targets))
+        self.acc.update(logits, targets)
+        self.f1.update(logits, targets)
+        metrics = {f"{stage}/loss": self.criterion(logits, targets), f"{stage}/acc": self.acc, f"{stage}/f1": self.f1}
+        self.log_dict(metrics, prog_bar=True, batch_size=len(targets), sync_dist=True)
         return logits
 
-    def predict_step(self, batch: tuple[Tensor], batch_idx: int) -> dict[str, list[Any]]:
-        """Class and probability of each text of a batch."""
-        probability, index = self(batch[0]).softmax(dim=1).max(dim=1)
+    def predict_step(self, batch: tuple[Tensor, dict[str, list[str]]], batch_idx: int) -> dict[str, list[Any]]:
+        """Adds columns with the class and the probability of each text to the columns of the data module."""
+        tokens, columns = batch
+        probability, index = self(tokens).softmax(dim=1).max(dim=1)
         names = self.hparams["class_names"]
-        return {"class": [names[i] for i in index.tolist()], "probability": probability.tolist()}
+        return columns | {"class": [names[i] for i in index], "probability": probability.tolist()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
-    def export_module(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        """The network for use elsewhere, tokens (N, L) int64, padded with 0, to logits, and an example input."""
-        return self.net, (torch.tensor([[1, 3, 4, 5], [1, 6, 0, 0]]),)
-
     def figures(self) -> dict[str, Figure]:
-        """What the test showed, by file name: the confusion matrix."""
-        names = self.hparams["class_names"]
-        size = max(5.0, 0.6 * len(names))
-        confusion, axis = plt.subplots(figsize=(size, size), layout="constrained")
-        self.confusion.plot(self.matrix, ax=axis, labels=names, add_text=len(names) <= 30)
-        return {"confusion_matrix": confusion}
+        """Figures of the last test by file name."""
+        counts = self.confusion.compute().tolist()
+        return {"confusion_matrix": draw_confusion(counts, self.hparams["class_names"])}
+
+
+def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
+    """Draws a confusion matrix, given as one row for each true class."""
+    size = min(4 + 0.4 * len(names), 24)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(counts, cmap="Blues")
+    axis.set(xlabel="predicted class", ylabel="true class")
+    axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
+    for row, values in enumerate(counts):
+        for column, count in enumerate(values):
+            if count and len(names) <= 40:
+                color = "white" if count > max(map(max, counts)) / 2 else "black"
+                axis.text(column, row, str(count), color=color, ha="center", va="center")
+    return figure

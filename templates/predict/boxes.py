@@ -1,58 +1,90 @@
-"""Finds objects: `python training/predict.py PICTURE_OR_FOLDER... [--format table|json|csv] [--draw FOLDER]`."""
+"""Print detected objects: `python training/predict.py INPUT... [--draw FOLDER] [--format table|json|csv]`."""
 
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from jsonargparse.typing import ClosedUnitInterval
-from torch import Tensor
+from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor, tensor
+from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
-from training.run import checkpoint_parser, print_rows, restore_run, run
+from data.data_module import MyDataModule
+from models.my_model import MyModel
+from training.engine.command_line import CheckpointCLI
+from training.engine.interrupts import run_command
+from training.engine.reports import print_rows
+
+DRAWN_SCORE = 0.5  # boxes with a lower score are not drawn
+
+
+class PredictCLI(CheckpointCLI):
+    description = "Print the boxes that a checkpoint finds. With --format json they are results in COCO format."
+
+    def add_command_options(self, parser: LightningArgumentParser) -> None:
+        help_ = "Picture files and folders of pictures; by default a few test pictures."
+        parser.add_argument("inputs", nargs="*", help=help_)
+        help_ = "Leave out boxes with a lower score."
+        parser.add_argument("--min_score", type=ClosedUnitInterval, default=0.05, help=help_)
+        help_ = f"Folder for pictures with drawn boxes whose score is at least {DRAWN_SCORE}."
+        parser.add_argument("--draw", type=Path | None, default=None, help=help_)
+        formats = Literal["table", "json", "csv"]
+        parser.add_argument("--format", type=formats, default="table", help="Format of the output.")
 
 
 def main(args: list[str] | None = None) -> None:
-    parser = checkpoint_parser("Prints the boxes that a checkpoint finds; as JSON, they are results in COCO's format.")
-    parser.add_argument("inputs", nargs="*", help="Pictures and folders of them; by default a few test samples.")
-    parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="What to print.")
-    parser.add_argument("--min_score", type=ClosedUnitInterval, default=0.05, help="Least score of a box.")
-    parser.add_argument("--draw", type=Path, help="Folder for the pictures with their boxes of a score above 0.5.")
-    options, trainer, model, data = restore_run(parser, args)
-    data.inputs = options.inputs
-    batches: Any = trainer.predict(model, datamodule=data)
-    outputs = (dict(zip(batch, row, strict=True)) for batch in batches for row in zip(*batch.values(), strict=True))
-    rows: list[dict[str, Any]] = []
-    for i, (known, output) in enumerate(zip(data.predict_columns, outputs, strict=True)):
-        output = {key: values[output["scores"] >= options.min_score] for key, values in output.items()}
-        rows += list_boxes(known, output, model.hparams)
-        if options.draw:
-            options.draw.mkdir(parents=True, exist_ok=True)
-            file = options.draw / f"{i:04}-{Path(known['input']).stem}.png"
-            to_pil_image(draw_boxes(data.predict[i][0], output, model.hparams["class_names"])).save(file)
-    if not rows and options.format != "json":
-        sys.exit(f"no box has a score of {options.min_score} or more: see --min_score")
-    print_rows(rows, options.format)
+    cli = PredictCLI(MyModel, MyDataModule, args)
+    outputs = cli.predict(cli.trainer, cli.ckpt_path, cli.config.inputs)
+    if not all(isinstance(output, Mapping) for output in outputs):  # what predict_step returns by default
+        for output in outputs:
+            print(output)
+        return
+    rows = [row for output in outputs for row in rows_of(output) if row.get("score", 1) >= cli.config.min_score]
+    if cli.config.draw:
+        draw_rows(rows, cli.datamodule.predict, cli.config.draw)
+    if rows or cli.config.format == "json":
+        print_rows(rows, cli.config.format)
+    else:
+        sys.exit(f"no box has a score of {cli.config.min_score} or more: see --min_score")
 
 
-def list_boxes(known: dict[str, Any], output: dict[str, Tensor], hparams: Any) -> Iterator[dict[str, Any]]:
-    """The boxes of one picture, each as a result in COCO's format, with its file and class beside."""
-    for (left, top, right, bottom), label, score in zip(*(output[k].tolist() for k in output), strict=True):
-        names = {"category_id": hparams["category_ids"][label - 1], "class": hparams["class_names"][label - 1]}
-        box = [round(value, 2) for value in (left, top, right - left, bottom - top)]
-        yield known | names | {"bbox": box, "score": score}
+def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One dictionary for each box of a batch, whose predictions are columns of equal length."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def draw_boxes(picture: Tensor, output: dict[str, Tensor], names: list[str]) -> Tensor:
-    """A picture (3, H, W) uint8 with the boxes of a score above 0.5, their classes and scores."""
-    likely = output["scores"] > 0.5
-    labels, scores = output["labels"][likely].tolist(), output["scores"][likely].tolist()
-    texts = [f"{names[label - 1]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-    return draw_bounding_boxes(picture, output["boxes"][likely], texts, colors="red") if texts else picture
+def draw_rows(rows: list[dict[str, Any]], pictures: Any, folder: Path) -> None:
+    """Writes each predicted picture with its boxes as a PNG file with the name of its input.
+
+    Args:
+        rows: Predicted boxes.
+        pictures: Dataset of pictures (3, H, W), float32 in [0, 1], and their columns.
+        folder: Folder for the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    boxes = defaultdict(list)
+    for row in rows:
+        if row["score"] >= DRAWN_SCORE:
+            boxes[row["input"]].append(row)
+    for i, (picture, columns) in enumerate(pictures):
+        file = folder / f"{i:04}-{Path(columns['input']).stem}.png"
+        to_pil_image(draw_boxes(picture, boxes[columns["input"]])).save(file)
+
+
+def draw_boxes(picture: Tensor, rows: list[dict[str, Any]]) -> Tensor:
+    """Draws boxes with their classes and scores on a picture."""
+    if not rows:
+        return picture
+    boxes = box_convert(tensor([row["bbox"] for row in rows]), "xywh", "xyxy")
+    labels = [f"{row['class']} {row['score']:.2f}" for row in rows]
+    return draw_bounding_boxes(picture, boxes, labels, colors="red")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)
