@@ -1,8 +1,8 @@
 """Measures baked projects on one GPU, in turn with other programs: `gpu.py [--pairs 5] [--data FOLDER]`.
 
-It prints a table: how much of a run's time the GPU does not work, what samples resident on the GPU save, and how near
-ResNet-18 comes to a bare loop on a batch that never changes. `--accelerator cpu --pairs 1 --batches 3` tries the script
-where there is no GPU; those figures mean nothing.
+It prints a table: how much of the time of a run the GPU does not work, and how near ResNet-18 comes to a bare loop on a
+batch that never changes. `--accelerator cpu --pairs 1 --batches 3` tries the script where there is no GPU; those
+figures mean nothing.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from torchvision.models import resnet18
 from bench import HERE, Bench, Pairs, Row, epoch_of, machine
 from data_files import write_cifar_batches  # from a folder that bench adds to the path
 
-FAST = ["--data.resident=true", "--compile=reduce-overhead", "--matmul_precision=high"]
-RESNET = ["--trainer.precision=bf16-mixed", "--channels_last=true", "--compile=default", "--data.resident=true"]
+FAST = ["--compile=reduce-overhead"]
+RESNET = ["--trainer.precision=bf16-mixed", "--compile=default"]
 
 
 class GPUBench(Bench):
@@ -90,18 +90,6 @@ def outside(bench: GPUBench) -> Iterator[Row]:
             yield Row(f"`{variant}`, batch 1024, {name}", "GPU at work", "1.11 or less", found, "s")
 
 
-def resident(bench: GPUBench) -> Iterator[Row]:
-    for variant in ("mnist-cnn", "fashion-mnist-mlp"):
-        train = bench.bake(variant) / "training" / "train.py"
-        flags = [f"--data.data_dir={bench.fashion()}", "--data.batch_size=1024", "--trainer.max_epochs=3", *bench.flags]
-        found: Pairs = []
-        for _ in range(bench.count):
-            runs = (bench.timed(train, *flags, more) for more in ("--data.resident=true", "--data.num_workers=4"))
-            own, other = (epoch_of(run, 3) for run in runs)
-            found.append((own, other))
-        yield Row(f"an epoch of `{variant}`, resident", "4 workers", "5 or more", found, "s", faster=True)
-
-
 def resnet(bench: GPUBench) -> Iterator[Row]:
     folder, random = bench.folder / "cifar", np.random.default_rng(0)
     size = 256 if bench.accelerator == "cuda" else 8
@@ -136,7 +124,7 @@ def main() -> None:
     print("| figure | against | goal | ratio (range) | project | other |\n|---|---|---|---|---|---|")
     with TemporaryDirectory() as folder:
         bench = GPUBench(Path(folder), options)
-        for measure in (outside, resident, resnet):
+        for measure in (outside, resnet):
             for row in measure(bench):
                 print(row, flush=True)
 

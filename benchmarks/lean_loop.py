@@ -1,8 +1,7 @@
 """The leanest loop for the network of `mnist-cnn`: `lean_loop.py DATA EPOCHS BATCH_SIZE PRECISION`.
 
-The project's network, optimizer and schedule on tensors in memory, and nothing else: no log, no bar, no checkpoint, no
-Lightning loop. The layout is channels last, PyTorch's fastest for it. After each epoch the validation samples are
-classified, as the project does.
+The notes' network, the project's optimizer and schedule on tensors in memory, and nothing else: no log, no bar, no
+checkpoint, no Lightning loop. After each epoch the validation samples are classified, as the project does.
 """
 
 import sys
@@ -22,22 +21,11 @@ val, train = order.split([len(order) // 24, len(order) - len(order) // 24])
 images, targets = source.data.unsqueeze(1), source.targets
 
 
-class CNN(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 32, 3), nn.MaxPool2d(2), nn.ReLU())
-        self.head = nn.Linear(5408, 10)
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(x).permute(0, 2, 3, 1).flatten(1))
-
-
 def prepare(batch: torch.Tensor) -> torch.Tensor:
     return (images[batch].float() / 255 - 0.1307) / 0.3081
 
 
-net = CNN()
+net = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(5408, 10))
 optimizer = Adam(net.parameters(), lr=0.004, betas=(0.9, 0.99))
 schedule = OneCycleLR(optimizer, max_lr=0.004, total_steps=epochs * -(-len(train) // batch_size))
 for _ in range(epochs):

@@ -2,7 +2,7 @@
 
 `python benchmarks/steps.py PROJECT DATA [--rounds 5] [--metrics 0]` prints a JSON object: microseconds a step of each
 set-up, one number a round. PROJECT is a baked `mnist-cnn`, DATA a folder with IDX files. Every Trainer fits the data
-module of the project, but for that of `tensors`, whose batches are normalised beforehand, as those of `loop` are.
+module of the project, except `tensors`, whose batches are converted beforehand, as those of `loop` are.
 """
 
 import argparse
@@ -28,7 +28,6 @@ from torchmetrics.classification import MulticlassAccuracy
 STEPS, WARM_UP = 1500, 300
 LIGHT = [
     *("--trainer.max_epochs=1", "--data.batch_size=64", "--model.optimizer=sgd", "--trainer.limit_val_batches=1"),
-    "--trainer.precision=32-true",  # which all others have
 ]
 
 
@@ -90,7 +89,8 @@ def main() -> None:
     torch.set_num_threads(1)
     sys.path.insert(0, str(options.project))
     from data.data_module import BatchDataset, MyDataModule  # type: ignore[attr-defined]
-    from training.run import RunCLI
+    from models.my_model import MyModel
+    from training.engine.run import RunCLI
 
     data_module = partial(MyDataModule, data_dir=str(options.data), batch_size=64)
     off: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
@@ -126,8 +126,8 @@ def main() -> None:
             trainer.fit(Common(), datamodule=data_module())
 
     def project(metrics: int = 0) -> None:
-        cli = RunCLI([f"--data.data_dir={options.data}", *LIGHT])
-        cli.model.net = tiny_network()
+        cli = RunCLI(MyModel, MyDataModule, [f"--data.data_dir={options.data}", *LIGHT])
+        cli.model.network = tiny_network()
         if metrics:
             step = cli.model.training_step
 
@@ -136,8 +136,7 @@ def main() -> None:
                 return {f"metric_{i}": loss.detach() for i in range(metrics)} | {"loss": loss}
 
             cli.model.training_step = training_step
-        with cli.checkpoints.handling_signals():
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        cli.run(cli.trainer.fit, None)
 
     modes: dict[str, Any] = {"loop": loop, "tensors": tensors, "bare": bare, "common": common, "project": project}
     modes |= {f"project, {n} metrics": lambda n=n: project(n) for n in options.metrics}

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import indent
@@ -28,7 +28,7 @@ EDIT = re.compile(
     r"(?:In|Add) `(?P<file>[^`]+)`(?:, in the class `(?P<name>\w+)`)?:\n\n```\w+\n(?P<code>.*?)^```$", re.M | re.S
 )
 COMMANDS = re.compile(r"^```bash\n(.*?)^```$", re.M | re.S)
-LINES = 50  # of code in a block: more is no recipe
+LINES = 50  # of code in a recipe, without blank ones
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ class Cooked:
 
     recipe: Recipe
     project: Project
-    run: Path = field(default=Path())
-    stdout: str = ""
+    run: Path
 
     @property
     def test_metrics(self) -> dict[str, float]:
@@ -122,15 +121,19 @@ class Cooked:
         return self.project.run("-c", code).stdout
 
 
-def apply(recipe: Recipe, project: Project) -> None:
-    """Makes the edits of a recipe; whole files must be formatted and free of errors, as the project's are."""
+def apply(recipe: Recipe, project: Project, replace: dict[str, str]) -> None:
+    """Makes the edits of a recipe after replacing texts in them; ruff must find no error in the files."""
     for name, in_class, code in recipe.edits:
+        for old, new in replace.items():
+            code = code.replace(old, new)
         file = project.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(merge(file.read_text(encoding="utf-8"), in_class, code) if in_class else code, encoding="utf-8")
         if name.endswith(".py"):
-            project.module("ruff", "check", "--ignore=I001", *(["--ignore=F401,F811"] if in_class else []), name)
-            if not in_class:
+            if in_class:  # imports may be doubled, unused or unsorted
+                project.module("ruff", "check", "--ignore=I001,F401,F811", name)
+            else:
+                project.module("ruff", "check", name)
                 project.module("ruff", "format", "--check", name)
 
 
@@ -146,30 +149,33 @@ def recipe(title: str) -> Callable[[Callable], Callable]:
 
 @pytest.fixture
 def cook(bake: Bake, title: str, monkeypatch: pytest.MonkeyPatch) -> Cook:
-    """Applies the recipe of the test, and runs the page's commands with more flags after `prepare(project folder)`."""
+    """Applies the recipe of the test, `after` another one, and runs the page's commands with more flags."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-    def cook(*flags: str, prepare: Callable[[Path], object] = lambda path: None) -> Cooked:
-        recipe = RECIPES[title]
-        project = bake(fresh=True, variant=recipe.variant, project_name=re.sub(r"\W+", "_", title.lower()))
-        apply(recipe, project)
+    def cook(
+        *flags: str,
+        prepare: Callable[[Path], object] = lambda path: None,
+        after: str | None = None,
+        replace: dict[str, str] | None = None,
+    ) -> Cooked:
+        recipe, first = RECIPES[title], RECIPES[after or title]
+        project = bake(fresh=True, variant=first.variant, project_name=re.sub(r"\W+", "_", title.lower()))
+        for each in [first, *([recipe] if after else [])]:
+            apply(each, project, replace or {})
         prepare(project.path)
-        out = ""
         for command in recipe.commands:
-            if command[0] == "pip":
-                continue
-            assert command[0] == "python"
-            out += project.run("-B", *command[1:], *flags).stdout
-        runs = project.runs()
-        return Cooked(recipe, project, runs[-1] if runs else Path(), out)
+            if command[0] != "pip":
+                assert command[0] == "python"
+                project.run("-u", *command[1:], *flags)  # an option comes first: in the project's folder
+        return Cooked(recipe, project, project.runs()[-1] if recipe.commands else Path())
 
     return cook
 
 
 def test_page_is_made_of_tested_recipes() -> None:
     assert set(RECIPES) == TESTED
-    anchors = re.findall(r"\]\(#([^)]+)\)", PAGE)
-    assert sorted(anchors) == sorted(title.lower().replace(" ", "-") for title in RECIPES)
+    links = set(re.findall(r"\[([^]]+)\]\(#([^)]+)\)", PAGE))
+    assert links == {(title, title.lower().replace(" ", "-")) for title in RECIPES}
 
 
 @pytest.mark.parametrize("title", RECIPES)
@@ -178,8 +184,7 @@ def test_recipe_is_short_and_whole(title: str) -> None:
     recipe = RECIPES[title]
     blocks = recipe.text.count("\n```") // 2
     assert blocks == len(recipe.edits) + len(COMMANDS.findall(recipe.text)) + ("notebook" in title)
-    for name, _, code in recipe.edits:
-        assert len(code.splitlines()) <= LINES, name
+    assert sum(bool(line.strip()) for _, _, code in recipe.edits for line in code.splitlines()) <= LINES
 
 
 @pytest.mark.parametrize("title", RECIPES)
@@ -294,6 +299,34 @@ def test_encoder_has_a_rate_of_its_own_that_rises_first(cook: Cook) -> None:
     assert head[:peak] == sorted(head[:peak]) and head[peak:] == sorted(head[peak:], reverse=True)
     assert max(head) == pytest.approx(0.003)
     assert cooked.test_metrics["test/acc"] > 0.2  # of ten classes
+
+
+@recipe("Published Hugging Face weights")
+def test_published_weights_are_fine_tuned(cook: Cook, tmp_path: Path) -> None:
+    from transformers import DistilBertConfig, DistilBertModel, DistilBertTokenizerFast  # takes seconds
+
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
+    tokenizer = DistilBertTokenizerFast(vocab={word: i for i, word in enumerate(words)})
+    torch.manual_seed(0)
+    encoder = DistilBertModel(DistilBertConfig(vocab_size=len(words), dim=16, hidden_dim=32, n_layers=1, n_heads=2))
+    for saved in (tokenizer, encoder):
+        saved.save_pretrained(tmp_path)
+
+    cooked = cook(
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=1",
+        "--model.encoder_lr=0",
+        after="A Hugging Face encoder",
+        replace={'"distilbert-base-uncased"': repr(str(tmp_path))},
+    )
+    weights = cooked.checkpoint["state_dict"]
+    assert all(torch.equal(weights[f"encoder.{name}"], each) for name, each in encoder.state_dict().items())
+    assert "test/acc" in cooked.test_metrics
+    tokens = cooked.python(
+        "from data.data_module import *; print(Tokenizer.from_str(MyDataModule().tokenizer).encode('Ab').ids)"
+    )
+    assert json.loads(tokens) == tokenizer("Ab")["input_ids"]
 
 
 @recipe("A custom loss")

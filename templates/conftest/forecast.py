@@ -1,4 +1,4 @@
-"""What the tests train on."""
+"""Data for the tests."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Command-line flags under which the project trains offline in seconds: on two hourly waves, with gaps."""
+    """Command-line flags for training offline in seconds, on two hourly waves with gaps."""
     file: Path = tmp_path_factory.mktemp("data") / "series.csv"
     hours = np.arange(600)
     noise = np.random.default_rng(0).normal(0, 0.1, (2, 600))

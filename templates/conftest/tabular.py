@@ -1,4 +1,4 @@
-"""What the tests train on."""
+"""Data for the tests."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Command-line flags under which the project trains offline in seconds: on numbers, categories and gaps."""
+    """Command-line flags for training offline in seconds, on numbers, categories and gaps."""
     file: Path = tmp_path_factory.mktemp("data") / "rows.csv"
     random = np.random.default_rng(0)
     width, colour = random.normal(10, 2, 400).round(3), random.choice(["red", "green", "blue"], 400)

@@ -1,4 +1,4 @@
-"""What the tests train on."""
+"""Data for the tests."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ WORDS = {
 
 @pytest.fixture(scope="session")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Command-line flags under which the project trains offline in seconds: on a word among numbers."""
+    """Command-line flags for training offline in seconds, on texts in which one word decides the class."""
     file: Path = tmp_path_factory.mktemp("data") / "texts.csv"
     rows = [f'"{i}, ""{word}""\nand {7 * i}",{label}' for i in range(40) for label in WORDS for word in WORDS[label]]
     file.write_text("\n".join(["text,label", *rows]), encoding="utf-8")

@@ -57,7 +57,7 @@ def read_bytes(array: Record) -> np.ndarray:
     """
     if array.state:  # of _reconstruct; pickle's protocol 5 uses _frombuffer
         _, shape, dtype, is_fortran, content = array.state
-        order = "F" if is_fortran else "C"
+        order: Any = "F" if is_fortran else "C"
     else:
         content, dtype, shape, order = array.args
     if dtype.args[0] not in ("u1", "uint8"):

@@ -17,7 +17,7 @@ from torchvision.utils import draw_bounding_boxes
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
-from training.engine.command_line import CheckpointCLI
+from training.engine.evaluation import CheckpointCLI, predict
 from training.engine.interrupts import run_command
 from training.engine.reports import print_rows
 
@@ -40,7 +40,7 @@ class PredictCLI(CheckpointCLI):
 
 def main(args: list[str] | None = None) -> None:
     cli = PredictCLI(MyModel, MyDataModule, args)
-    outputs = cli.predict(cli.trainer, cli.ckpt_path, cli.config.inputs)
+    outputs = predict(cli, cli.config.inputs)
     if not all(isinstance(output, Mapping) for output in outputs):  # what predict_step returns by default
         for output in outputs:
             print(output)

@@ -25,7 +25,7 @@ class PredictCLI(CheckpointCLI):
     def add_command_options(self, parser: LightningArgumentParser) -> None:
         help_ = "Picture files and folders of pictures; by default a few test pictures."
         parser.add_argument("inputs", nargs="*", help=help_)
-        help_ = "Folder for the masks; by default predictions/ in the run folder."
+        help_ = "Folder for the masks; by default predictions/ beside the checkpoint."
         parser.add_argument("--output", type=Path | None, default=None, help=help_)
         formats = Literal["table", "json", "csv"]
         parser.add_argument("--format", type=formats, default="table", help="Format of the output.")
@@ -35,7 +35,7 @@ def main(args: list[str] | None = None) -> None:
     cli = PredictCLI(MyModel, MyDataModule, args)
     outputs = predict(cli, cli.config.inputs)
     if all(isinstance(output, Mapping) for output in outputs):
-        folder = cli.config.output or cli.ckpt_path.resolve().parents[1] / "predictions"
+        folder = cli.config.output or cli.ckpt_path.with_name("predictions")
         rows = [row for output in outputs for row in rows_of(output)]
         save_masks(rows, folder)
         print_rows(rows, cli.config.format)

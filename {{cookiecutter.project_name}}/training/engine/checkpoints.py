@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -17,7 +17,7 @@ from torch import Tensor
 from training.engine.files import replacing
 from training.engine.interrupts import warn
 from training.engine.plain_values import make_plain
-from training.engine.processes import gather
+from training.engine.processes import agree, gather
 
 PARTS = {"state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers", "random", "run"}
 
@@ -129,22 +129,22 @@ class Checkpoints(Checkpoint):
         self.saved_at = time.monotonic()
 
     def keep_best(self, trainer: Trainer) -> None:
-        """Saves `best.ckpt` if the monitored metric has improved; checks that the validation loss is finite.
+        """Saves `best.ckpt` if the monitored metric has improved.
 
         Raises:
-            FloatingPointError: It is not.
+            FloatingPointError: The validation loss is NaN or infinite.
         """
-        for name, value in trainer.callback_metrics.items():
-            if self.validated and name.startswith("val") and "loss" in name and not isfinite(value):
-                raise FloatingPointError(
-                    f"{name} is {float(value)} after step {trainer.global_step}: look for NaN in the validation data"
-                )
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        losses = [name for name in metrics if self.validated and name.startswith("val") and "loss" in name]
+        wrong = [name for name in losses if not isfinite(metrics[name])]
         self.validated = False
-        if self.monitor not in trainer.callback_metrics:
-            return
-        score = float(trainer.callback_metrics[self.monitor])
-        best = self.best_score
-        if not isnan(score) and (best is None or (score > best if self.mode == "max" else score < best)):
+        score, best = metrics.get(self.monitor or "", nan), self.best_score
+        improved = not isnan(score) and (best is None or (score > best if self.mode == "max" else score < best))
+        failed, improved = agree(trainer, bool(wrong), improved)
+        if failed:
+            names = ", ".join(f"{name} is {metrics[name]}" for name in wrong) or "another process has no finite loss"
+            raise FloatingPointError(f"{names} after step {trainer.global_step}: check the validation data")
+        if improved:
             self.best_score, self.best_epoch = score, trainer.fit_loop.epoch_progress.current.started - 1
             self.best_step = trainer.fit_loop.epoch_loop._batches_that_stepped
             self._save(trainer, self.best)

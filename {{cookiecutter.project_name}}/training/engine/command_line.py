@@ -83,6 +83,9 @@ class ProjectCLI(LightningCLI):
         # Parameters of the model that have the name of an attribute of the data module get its value.
         own = [name for name in signature(model_class).parameters if not hasattr(LightningDataModule, name)]
         self.linked = [name for name in own if hasattr(data_class, name)]
+        description = self.description
+        if self.linked:
+            description += f" The data determine model.{', model.'.join(self.linked)}."
         super().__init__(
             model_class,
             data_class,
@@ -90,7 +93,7 @@ class ProjectCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             save_config_callback=None,
-            parser_kwargs={"description": self.description, "usage": "%(prog)s [--OPTION VALUE ...]"},
+            parser_kwargs={"description": description, "usage": "%(prog)s [--OPTION VALUE ...]"},
             parser_class=Parser,
             args=args,
         )

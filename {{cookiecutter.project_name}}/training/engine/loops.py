@@ -17,7 +17,7 @@ from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from training.engine.checkpoints import Checkpoints
 from training.engine.interrupts import Interrupts
@@ -115,7 +115,7 @@ class EpochLoop(_TrainingEpochLoop):
         if isfinite(loss):
             return ""
         loader, samples = self.trainer.train_dataloader, ""
-        if isinstance(loader, DataLoader) and loader.batch_sampler is not None:
+        if isinstance(loader, DataLoader) and loader.batch_sampler and not isinstance(loader.dataset, IterableDataset):
             self.seed_reading()
             # DataLoader draws the seed of its workers before its sampler begins.
             torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
@@ -137,6 +137,8 @@ class FitLoop(_FitLoop):
         loop = self.epoch_loop
         loop.interrupts.listen()
         loop.interrupts.deferred = True
+        if self.trainer.world_size > 1:
+            torch.manual_seed(loop.seed + self.trainer.global_rank)  # dropout and augmentation differ by process
         super().run()
         loop.interrupts.deferred = False
         if loop.checkpoints in self.trainer.callbacks:

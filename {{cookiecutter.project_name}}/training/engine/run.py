@@ -137,7 +137,10 @@ class RunCLI(ProjectCLI):
         config.plugins = [*as_list(config.plugins), SafeCheckpointIO()]
         config.logger = [*(each for each in as_list(config.logger) if isinstance(each, Logger)), metrics]
         config.callbacks = [*callbacks, RunRecord(self), LossLogger(), self.checkpoints]
-        trainer = Trainer(**config)
+        try:
+            trainer = Trainer(**config)
+        except ValueError as error:
+            self.parser.error(str(error))
         install_loops(trainer, self.config.seed_everything, self.checkpoints, self.interrupts)
         return trainer
 
