@@ -21,7 +21,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torchvision.models import resnet18
 
-from bench import HERE, Bench, Pairs, Row, epoch_of, machine
+from bench import HERE, Bench, Pairs, Row, machine
 from data_files import write_cifar_batches  # from a folder that bench adds to the path
 
 FAST = ["--compile=reduce-overhead"]
