@@ -80,12 +80,15 @@ def read_batch(file: Path) -> dict[str, Any]:
             batch = dict(ArrayUnpickler(opened, encoding="latin1").load())
         if "data" in batch:
             batch["data"] = torch.tensor(read_bytes(batch["data"]).reshape(-1, 3, SIZE, SIZE))
-            batch["labels"] = torch.tensor(batch["labels"], dtype=torch.int64).reshape(len(batch["data"]))
+            labels = batch["labels"]
+            labels = torch.tensor(read_bytes(labels) if isinstance(labels, Record) else labels, dtype=torch.int64)
+            batch["labels"] = labels.reshape(len(batch["data"]))
         return batch
     except OSError:
         raise
     except Exception as error:  # unpickling a damaged file raises many types
-        raise OSError(f"{file} is damaged or not in CIFAR-10's format ({error}): replace it") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise OSError(f"{file} is damaged or not in CIFAR-10's format ({reason}): replace it") from error
 
 
 class BatchDataset(TensorDataset):

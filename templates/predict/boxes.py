@@ -41,17 +41,19 @@ class PredictCLI(CheckpointCLI):
 def main(args: list[str] | None = None) -> None:
     cli = PredictCLI(MyModel, MyDataModule, args)
     outputs = predict(cli, cli.config.inputs)
-    if not all(isinstance(output, Mapping) for output in outputs):  # what predict_step returns by default
+    has_columns = all(isinstance(output, Mapping) for output in outputs)
+    if cli.config.draw and not (has_columns and hasattr(cli.datamodule, "predict")):
+        cli.parser.error("--draw needs a MyModel whose predict_step returns columns, and MyDataModule.predict")
+    if has_columns:
+        rows = [row for output in outputs for row in rows_of(output) if row.get("score", 1) >= cli.config.min_score]
+        if cli.config.draw:
+            draw_rows(rows, cli.datamodule.predict, cli.config.draw)
+        if not rows and cli.config.format != "json":
+            sys.exit(f"no box has a score of {cli.config.min_score} or more: see --min_score")
+        print_rows(rows, cli.config.format)
+    else:  # what predict_step returns by default
         for output in outputs:
             print(output)
-        return
-    rows = [row for output in outputs for row in rows_of(output) if row.get("score", 1) >= cli.config.min_score]
-    if cli.config.draw:
-        draw_rows(rows, cli.datamodule.predict, cli.config.draw)
-    if rows or cli.config.format == "json":
-        print_rows(rows, cli.config.format)
-    else:
-        sys.exit(f"no box has a score of {cli.config.min_score} or more: see --min_score")
 
 
 def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,157 @@
+"""Several processes train one model: one run folder, and the metrics of one process."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_train import metrics
+
+from conftest import Bake, Project, by_variant
+from data_files import WRITERS, digits
+from faults.kills import Runner, compare, runs
+
+pytestmark = pytest.mark.slow
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.logger=false"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_metrics_are_those_of_one_process(project: Project) -> None:
+    """`evaluate.py` runs in one process, and reads the checkpoint that two have trained."""
+    folder = project.runs()[-1]
+    tested = json.loads((folder / "test_metrics.json").read_text(encoding="utf-8"))
+    printed = metrics(project.run("training/evaluate.py").stdout)
+    assert {name: f"{value:.4f}" for name, value in tested.items()} == printed
+    validated = metrics(project.run("training/evaluate.py", "--split=val").stdout)
+    within_fit = {name: f"{float(value):.4f}" for row in rows(folder) for name, value in row.items() if value}
+    assert {name: within_fit[name] for name in validated} == validated != {}
+
+
+@by_variant
+def test_two_processes_give_the_metrics_of_one(bake: Bake, variant: str, tmp_path: Path) -> None:
+    project = bake(fresh=True, variant=variant, project_name="two_processes")
+    done = project.run("training/train.py", *WRITERS[variant](tmp_path).flags, *TWO, *SHORT)
+    assert done.stdout.count("run folder: ") == 1
+    assert len(project.runs()) == 1
+    assert_metrics_are_those_of_one_process(project)
+
+
+def test_splits_of_odd_sizes_and_batch_normalisation_give_the_metrics_of_one_process(
+    bake: Bake, tmp_path: Path
+) -> None:
+    """Nine pictures in batches of four are three batches in one process, and two and one in two."""
+    pictures, targets = digits(32)
+    for split, first, count in (("train", 0, 96), ("val", 96, 9), ("test", 105, 13)):
+        for i in range(first, first + count):
+            file = tmp_path / split / str(targets[i] % 2) / f"{i:03}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pictures[i]).save(file)
+    project = bake(fresh=True, variant="image-folder", project_name="odd")
+    flags = [f"--data.data_dir={tmp_path}", "--data.batch_size=4", "--trainer.max_epochs=2", "--trainer.logger=false"]
+    project.run("training/train.py", *flags, *TWO)
+    assert_metrics_are_those_of_one_process(project)
+
+
+def test_torchrun_sets_the_number_of_processes(bake: Bake) -> None:
+    project = bake(fresh=True, project_name="launched")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    done = subprocess.run(
+        [*command, str(project.path / "training" / "train.py"), "--trainer.max_epochs=2", "--trainer.accelerator=cpu"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = project.runs()
+    # 1,257 samples in batches of 64 are 20 steps for one process, and 10 for each of two.
+    assert max(int(row["step"]) for row in rows(folder) if row["train/loss"]) == 19
+    assert done.stdout.count("run folder: ") == 1
+    assert_metrics_are_those_of_one_process(project)
+
+
+def test_number_of_processes_that_differs_from_the_launchers_is_refused(bake: Bake) -> None:
+    project = bake(project_name="refused_devices")
+    launched = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    done = project.run("training/train.py", "--trainer.devices=3", status=2, **launched)
+    assert "trainer.devices 3" in done.stderr and "2 processes" in done.stderr
+
+
+def processes_of(project: Path) -> list[int]:
+    """The processes that run a script of a project."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(project).encode() in command and b"train.py" in command:
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until_gone(project: Path) -> None:
+    deadline = time.monotonic() + 60
+    while processes_of(project) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(project) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("to", ["the first process", "all processes"])
+def test_signal_ends_all_processes_and_the_run_is_resumed_exactly(bake: Bake, to: str) -> None:
+    runner = Runner(bake(fresh=True, project_name="signalled").path, [*TWO, "--trainer.max_epochs=6"])
+    assert runner.to_the_end(*runner.flags) == 0, runner.output
+    reference = runs(runner.project)[-1]
+    process = runner.start(*runner.flags)
+    runner.until_fitting(process, resumed=False)
+    folder = runs(runner.project)[-1]
+    runner.until_file(process, folder / "checkpoints" / "last.ckpt")
+    if to == "the first process":
+        process.send_signal(signal.SIGTERM)
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    assert runner.finish(process) == (143 if to == "the first process" else 130), runner.output
+    assert "Traceback" not in runner.output
+    assert runner.output.count("resume with: ") == 1
+    wait_until_gone(runner.project)
+    assert runner.to_the_end("--resume") == 0, runner.output
+    assert compare(reference, folder) == []
+
+
+NAN_IN_ONE_PROCESS = """
+from lightning import Callback
+
+
+class SpoilOneProcess(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_rank == 1 and batch_idx == 2:
+            batch[0].fill_(float("nan"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nan_in_one_process_ends_all_with_one_sentence(bake: Bake) -> None:
+    project = bake(fresh=True, project_name="spoiled")
+    (project.path / "training" / "spoil.py").write_text(NAN_IN_ONE_PROCESS, encoding="utf-8")
+    runner = Runner(project.path, [])
+    assert runner.to_the_end(*TWO, "--trainer.callbacks=training.spoil.SpoilOneProcess") == 1
+    errors = [line for line in runner.output.splitlines() if "error: " in line]
+    assert len(set(errors)) == 1 and "the loss is nan at step" in errors[0], runner.output
+    assert "Traceback" not in runner.output
+    wait_until_gone(project.path)
+    for file in (project.runs()[-1] / "checkpoints").glob("*.ckpt"):
+        state = torch.load(file, weights_only=True)["state_dict"]
+        assert all(weights.isfinite().all() for weights in state.values())
