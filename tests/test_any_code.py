@@ -246,11 +246,8 @@ def steps(run: Path) -> int:
     return checkpoint(run)["global_step"]
 
 
-def test_metrics(run: Path) -> dict[str, float]:
+def tested(run: Path) -> dict[str, float]:
     return json.loads((run / "test_metrics.json").read_text(encoding="utf-8"))
-
-
-test_metrics.__test__ = False  # type: ignore[attr-defined]
 
 
 def column(run: Path, name: str) -> list[tuple[int, float]]:
@@ -291,14 +288,14 @@ def assert_trained(project: Project, *flags: str, number: int = 2 * STEPS) -> Pa
     project.run(TRAIN, *flags)
     run = project.runs()[-1]
     assert steps(run) == number
-    assert test_metrics(run)["test/loss"] > 0
+    assert tested(run)["test/loss"] > 0
     return run
 
 
 def assert_evaluated_alike(project: Project) -> None:
     """evaluate.py prints what train.py measured."""
     printed = project.run(EVALUATE).stdout
-    for name, value in test_metrics(project.runs()[-1]).items():
+    for name, value in tested(project.runs()[-1]).items():
         assert re.search(rf"{name} *\W *{value:.4f}", printed), printed
 
 
@@ -513,7 +510,7 @@ def test_several_loaders_for_validation_and_test(paste: Paste) -> None:
     project = paste(model, data)
     project.run(TRAIN, "--monitor=val/loss/dataloader_idx_1")
     (run,) = project.runs()
-    assert test_metrics(run).keys() == {"test/loss/dataloader_idx_0", "test/loss/dataloader_idx_1"}
+    assert tested(run).keys() == {"test/loss/dataloader_idx_0", "test/loss/dataloader_idx_1"}
     assert_evaluated_alike(project)
     best = min(value for _, value in column(run, "val/loss/dataloader_idx_1"))
     assert f"{best:.4f}" in project.run(EVALUATE, "--split=val").stdout
@@ -969,7 +966,7 @@ def test_max_time_ends_a_run_that_more_time_continues(paste: Paste) -> None:
     (run,) = project.runs()
     done = steps(run)
     assert done > 0
-    assert "test/loss" in test_metrics(run)
+    assert "test/loss" in tested(run)
     project.run(TRAIN, "--resume", run.name, "--trainer.max_time=00:00:00:04")
     assert steps(run) > done
 
@@ -1194,7 +1191,7 @@ def test_picture_that_fails_costs_no_run(paste: Paste) -> None:
     project = paste(model)
     said = project.run(TRAIN).stderr
     assert "no picture today" in sentence(said)
-    assert "test/loss" in test_metrics(project.runs()[-1])
+    assert "test/loss" in tested(project.runs()[-1])
 
 
 @pytest.mark.xfail(strict=True, reason="ends in a traceback of Trainer.fit")
@@ -1307,7 +1304,7 @@ def test_nan_in_the_test_is_a_warning(paste: Paste) -> None:
     """
     project = paste(data=data)
     assert "test/loss" in sentence(project.run(TRAIN).stderr)
-    assert math.isnan(test_metrics(project.runs()[-1])["test/loss"])
+    assert math.isnan(tested(project.runs()[-1])["test/loss"])
 
 
 # Resuming elsewhere, and what refuses to
@@ -1339,7 +1336,7 @@ def test_changed_data_are_resumed_only_when_told_to(paste: Paste, tmp_path: Path
     assert steps(run) == 15
     project.run(TRAIN, "--resume", "--allow_changed_data=true")
     assert steps(run) > 15
-    assert "test/loss" in test_metrics(run)
+    assert "test/loss" in tested(run)
 
 
 def test_changed_files_in_a_folder_are_noticed(paste: Paste, tmp_path: Path) -> None:
@@ -1371,7 +1368,7 @@ def test_run_that_is_being_trained_is_not_resumed(paste: Paste, tmp_path: Path) 
     (tmp_path / "go").touch()
     assert runner.finish(process) == 0, runner.output
     assert str(process.pid) in said and os.uname().nodename in said
-    assert "test/loss" in test_metrics(run)
+    assert "test/loss" in tested(run)
 
 
 def test_run_that_was_moved_is_resumed_by_its_path(paste: Paste, tmp_path: Path) -> None:
@@ -1380,7 +1377,7 @@ def test_run_that_was_moved_is_resumed_by_its_path(paste: Paste, tmp_path: Path)
     run = project.runs()[0].rename(tmp_path / "moved")
     project.run(TRAIN, "--resume", str(run))
     assert steps(run) == 2 * STEPS
-    assert "test/loss" in test_metrics(run)
+    assert "test/loss" in tested(run)
     assert project.runs() == []
 
 

@@ -21,8 +21,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from conftest import TEMPLATE, VARIANTS, Bake, Project
 from data_files import coloured, digits
 
-pytestmark = pytest.mark.slow
-
 PAGE = (TEMPLATE / "docs" / "recipes.md").read_text(encoding="utf-8")
 EDIT = re.compile(
     r"(?:In|Add) `(?P<file>[^`]+)`(?:, in the class `(?P<name>\w+)`)?:\n\n```\w+\n(?P<code>.*?)^```$", re.M | re.S
@@ -144,7 +142,8 @@ Cook = Callable[..., Cooked]
 def recipe(title: str) -> Callable[[Callable], Callable]:
     """Gives a test the recipe of this title."""
     TESTED.add(title)
-    return pytest.mark.parametrize("title", [title], ids=[title.lower().replace(" ", "-")])
+    parametrized = pytest.mark.parametrize("title", [title], ids=[title.lower().replace(" ", "-")])
+    return lambda test: pytest.mark.slow(parametrized(test))
 
 
 @pytest.fixture

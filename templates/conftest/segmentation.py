@@ -9,7 +9,7 @@ from PIL import Image
 
 @pytest.fixture(scope="session")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Command-line flags under which the project trains offline in seconds: on bright squares of two sizes."""
+    """Flags with which train.py runs offline in seconds: on bright squares of two sizes."""
     root: Path = tmp_path_factory.mktemp("data")
     random = np.random.default_rng(0)
     for name in ("images", "masks"):

@@ -9,7 +9,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics import MeanAbsoluteError, MeanSquaredError
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
@@ -91,8 +91,10 @@ class MyModel(LightningModule):
         self.example_input_array = torch.rand(2, lookback, len(columns)) * self.std
         self.criterion = LOSSES[loss]()
         outputs = horizon * len(columns)
-        self.mae = nn.ModuleDict({name: MeanAbsoluteError(num_outputs=outputs) for name in METHODS})
-        self.mse = nn.ModuleDict({name: MeanSquaredError(num_outputs=outputs) for name in METHODS})
+        mae = {method: MeanAbsoluteError(num_outputs=outputs) for method in METHODS}
+        mse = {method: MeanSquaredError(num_outputs=outputs) for method in METHODS}
+        self.mae: dict[str, Metric] = nn.ModuleDict(mae)  # type: ignore[assignment]
+        self.mse: dict[str, Metric] = nn.ModuleDict(mse)  # type: ignore[assignment]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (N, lookback, C) to forecasts (N, horizon, C), float32 in the units of the columns."""

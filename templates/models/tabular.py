@@ -130,7 +130,7 @@ class MyModel(LightningModule):
         outputs = len(class_names) if task == "multiclass" else 1
         self.network = MLP(len(numbers) + len(gaps), cardinalities, hidden, layers, dropout, outputs)
         self.criterion = losses[self.loss]()
-        self.metrics = nn.ModuleDict(make_metrics(task, len(class_names)))
+        self.metrics: dict[str, Metric] = nn.ModuleDict(make_metrics(task, len(class_names)))  # type: ignore[assignment]
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
         """Scaled numbers (N, F), float32, and categories (N, C), int64, to logits or scaled targets.
@@ -182,7 +182,7 @@ class MyModel(LightningModule):
         predictions = self.to_predictions(outputs)
         for metric in self.metrics.values():
             metric.update(predictions, targets)
-        values = {f"{stage}/{name}": metric for name, metric in self.metrics.items()}
+        values: dict[str, Any] = {f"{stage}/{name}": metric for name, metric in self.metrics.items()}
         values[f"{stage}/loss"] = self.compute_loss(outputs, targets)
         self.log_dict(values, prog_bar=True, batch_size=len(targets), sync_dist=True)
         return predictions

@@ -83,7 +83,7 @@ class MyModel(LightningModule):
         if width % heads:
             raise MisconfigurationException(f"--model.width {width} is not a multiple of --model.heads {heads}")
         tokens, num_classes = Tokenizer.from_str(tokenizer), len(class_names)
-        max_length = tokens.truncation["max_length"]
+        max_length = tokens.truncation["max_length"]  # type: ignore[index]
         self.network = Transformer(tokens.get_vocab_size(), num_classes, max_length, width, heads, layers, dropout)
         self.example_input_array = torch.tensor([[1, 3, 4, 5], [1, 6, 0, 0]])
         self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)

@@ -20,7 +20,8 @@ def main(args: list[str] | None = None) -> None:
     if cli.resumed and is_first_process():
         print(f"resuming {run_dir.name} after step {cli.step}", flush=True)
     cli.run(trainer.fit, cli.checkpoint)
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if trainer.fast_dev_run:
+        evaluate(cli, trainer, "test", None)
         return
 
     tester = cli.make_tester()
@@ -29,7 +30,8 @@ def main(args: list[str] | None = None) -> None:
     metrics = evaluate(cli, tester, "test", cli.checkpoints.best)
     cli.finish(metrics)  # results first
     best = cli.checkpoints
-    print(f"best epoch: {best.best_epoch}, with {best.monitor} {best.best_score:.4f}" if best.best_score else "")
+    if best.best_score is not None:
+        print(f"best epoch: {best.best_epoch}, with {best.monitor} {best.best_score:.4f}")
     if metrics:
         print_metrics(metrics)
     figures = {"learning_curves": lambda: draw_curves(run_dir / "metrics.csv", best.best_step)}

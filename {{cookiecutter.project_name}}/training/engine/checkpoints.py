@@ -13,6 +13,7 @@ from lightning.fabric.utilities.seed import _collect_rng_states
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torchmetrics import Metric
 
 from training.engine.files import replacing
 from training.engine.interrupts import warn
@@ -80,6 +81,7 @@ class Checkpoints(Checkpoint):
         self.saved_at = time.monotonic()
         self.validated = self.warned = False
         self.extended = False  # whether a resumed run is to be longer than before
+        self.averages = False  # whether the checkpoint that is resumed lacks sums of metrics
         self.loss: Tensor | None = None  # sum of the losses of the step
         self.random: dict[str, Any] | None = None  # random state of the checkpoint, until the loop takes it
 
@@ -90,13 +92,18 @@ class Checkpoints(Checkpoint):
         vars(self).update(state_dict)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["run"] = {"given": self.given, "stopped": trainer.should_stop}
+        logged = trainer.fit_loop.epoch_loop._results.values()
+        averages = any(metric.meta.on_epoch for metric in logged) or any(
+            module.update_called for module in pl_module.modules() if isinstance(module, Metric)
+        )
+        checkpoint["run"] = {"given": self.given, "stopped": trainer.should_stop, "averages": averages}
         checkpoint["random"] = gather(trainer, make_plain(_collect_rng_states()))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if len(checkpoint["random"]) == trainer.world_size:
             self.random = checkpoint["random"][trainer.global_rank]
         trainer.should_stop = checkpoint["run"]["stopped"] and not self.extended
+        self.averages = checkpoint["run"]["averages"]
         for schedule in checkpoint["lr_schedulers"]:
             for key in ("total_steps", "_schedule_phases"):  # of OneCycleLR: the run may be resumed with more epochs
                 schedule.pop(key, None)

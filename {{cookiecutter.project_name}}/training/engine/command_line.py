@@ -10,6 +10,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 
 class Parser(LightningArgumentParser):
@@ -43,9 +44,12 @@ def read_config(file: Path) -> dict[str, Any]:
         OSError: The file is missing, or not a mapping in YAML.
     """
     try:
-        return dict(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise OSError(f"{file} holds no options in YAML: {' '.join(str(error).split())}") from error
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise OSError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise OSError(f"{file} must hold a mapping of options, such as `trainer:`")
+    return content
 
 
 def flag_value(flag: str, args: list[str]) -> str | None:
@@ -80,6 +84,10 @@ class ProjectCLI(LightningCLI):
         given: dict[str, Any],
     ) -> None:
         self.defaults, self.given = defaults, given
+        for own, base in ((model_class, LightningModule), (data_class, LightningDataModule)):
+            if not issubclass(own, base):
+                hint = "import from lightning, not from pytorch_lightning, which is another package"
+                raise MisconfigurationException(f"{own.__name__} is no subclass of lightning.{base.__name__}: {hint}")
         # Parameters of the model that have the name of an attribute of the data module get its value.
         own = [name for name in signature(model_class).parameters if not hasattr(LightningDataModule, name)]
         self.linked = [name for name in own if hasattr(data_class, name)]

@@ -100,8 +100,11 @@ def missing_for(cli: ProjectCLI, split: str, trainer: Trainer) -> list[str]:
     return missing
 
 
-def evaluate(cli: ProjectCLI, trainer: Trainer, split: str, checkpoint: Path) -> dict[str, float]:
-    """The metrics of a checkpoint on a split, "val" or "test"; where the test is not possible, on "val"."""
+def evaluate(cli: ProjectCLI, trainer: Trainer, split: str, checkpoint: Path | None) -> dict[str, float]:
+    """The metrics of a checkpoint on a split, "val" or "test"; where the test is not possible, on "val".
+
+    Without a checkpoint, the weights of the model are evaluated as they are.
+    """
     if missing := missing_for(cli, split, trainer):
         print(f"{split} metrics need {' and '.join(missing)}", flush=True)
         return evaluate(cli, trainer, "val", checkpoint) if split == "test" else {}

@@ -6,9 +6,11 @@ same batches because data is read with random numbers of its own, which start an
 """
 
 import random
+from collections.abc import Callable
 from hashlib import sha256
 from itertools import islice
 from math import isfinite
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.data import DataLoader, IterableDataset
 
 from training.engine.checkpoints import Checkpoints
-from training.engine.interrupts import Interrupts
+from training.engine.interrupts import Interrupts, warn
 from training.engine.processes import agree, evaluating_each_sample_once, gather
 from training.engine.reports import print_epoch
 
@@ -40,16 +42,30 @@ class EpochLoop(_TrainingEpochLoop):
             super().reset()
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        state, self.checkpoints.random = self.checkpoints.random or _collect_rng_states(), None
+        # A loader without length is read one batch ahead; then all random numbers of data and model are kept apart.
+        ahead = data_fetcher.length is None
+        self.get_state: Callable[[], Any] = _collect_rng_states if ahead else torch.get_rng_state
+        self.set_state: Callable[[Any], None] = _set_rng_states if ahead else torch.set_rng_state
+        resumed, self.checkpoints.random = self.checkpoints.random, None
+        state = resumed or _collect_rng_states()
         self.seed_reading()
         self.trainer.fit_loop._load_combined_loader_states()
         iter(data_fetcher)
         for _ in range(self.batch_progress.current.ready):
             next(data_fetcher)
-        self.reading_state = torch.get_rng_state()
+        self.reading_state = self.get_state()
         _set_rng_states(state)
         data_fetcher._start_profiler = self._on_before_fetch
         data_fetcher._stop_profiler = self._on_after_fetch
+        if resumed:
+            self.say_what_is_inexact(data_fetcher)
+
+    def say_what_is_inexact(self, data_fetcher: _DataFetcher) -> None:
+        """Warns of what a resumed run cannot restore."""
+        if any(getattr(loader, "persistent_workers", False) for loader in data_fetcher.combined_loader.flattened):
+            warn("persistent workers keep random numbers of their own, so random transforms are resumed inexactly")
+        if self.batch_progress.current.ready and self.checkpoints.averages:
+            warn("metrics that training_step averages over the epoch cover only its steps after the checkpoint")
 
     def seed_reading(self) -> None:
         """Makes the order of the training data depend on the seed and the epoch alone."""
@@ -65,12 +81,12 @@ class EpochLoop(_TrainingEpochLoop):
 
     def _on_before_fetch(self) -> None:
         super()._on_before_fetch()
-        self.model_state = torch.get_rng_state()
-        torch.set_rng_state(self.reading_state)
+        self.model_state = self.get_state()
+        self.set_state(self.reading_state)
 
     def _on_after_fetch(self) -> None:
-        self.reading_state = torch.get_rng_state()
-        torch.set_rng_state(self.model_state)
+        self.reading_state = self.get_state()
+        self.set_state(self.model_state)
         super()._on_after_fetch()
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:

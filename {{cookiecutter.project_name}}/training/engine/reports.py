@@ -38,6 +38,7 @@ class LossLogger(Callback):
     """
 
     def __init__(self) -> None:
+        self.rates: dict[str, float] = {}
         self.total: Tensor | float = 0.0
         self.count = 0
 
@@ -47,11 +48,16 @@ class LossLogger(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.total, self.count = state_dict["total"], state_dict["count"]
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % trainer.log_every_n_steps == 0:
+            groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            names = [f"train/lr_{group.get('name', i)}" for i, group in enumerate(groups)]
+            names = names if len(groups) > 1 else ["train/lr"]
+            self.rates = {name: float(group["lr"]) for name, group in zip(names, groups, strict=True)}
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not outputs:
-            return
         outputs = dict(outputs) if isinstance(outputs, Mapping) else {"loss": outputs}
         if isinstance(loss := outputs.get("loss"), Tensor) and loss.numel() == 1:
             outputs["loss"] = loss = loss.detach() * trainer.accumulate_grad_batches  # Lightning has divided it
@@ -61,11 +67,9 @@ class LossLogger(Callback):
         if (step + 1) % trainer.log_every_n_steps or loop._should_accumulate():
             return
         numbers = {f"train/{name}": as_number(value) for name, value in outputs.items()}
-        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        for i, group in enumerate(groups):
-            numbers[f"train/lr_{group.get('name', i)}" if len(groups) > 1 else "train/lr"] = float(group["lr"])
+        metrics = self.rates | {name: value for name, value in numbers.items() if value is not None}
         for logger in trainer.loggers:
-            logger.log_metrics({name: value for name, value in numbers.items() if value is not None}, step)
+            logger.log_metrics(metrics, step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.count:
