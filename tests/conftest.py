@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import forked
 import pytest
 
 import data_files
@@ -27,21 +29,32 @@ class Project:
     path: Path
     elsewhere: Path
 
-    def run(self, *command: str | Path, status: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs `python COMMAND`, a script of the project from a folder that is not, and asserts its exit status."""
+    def run(
+        self, *command: str | Path, status: int = 0, fresh: bool = False, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs `python COMMAND`, a script of the project from a folder that is not, and asserts its exit status.
+
+        Unless it is to be a `fresh` interpreter, the process has imported PyTorch and Lightning already.
+        """
         script, *rest = map(str, command)
         if script.endswith(".py"):
             script = str(self.path / script)
         environment = os.environ | {"COLUMNS": "200", "MPLCONFIGDIR": str(self.elsewhere)} | variables
-        environment.setdefault("OMP_NUM_THREADS", "1")  # several tests run side by side
-        done = subprocess.run(
-            [sys.executable, script, *rest],
-            cwd=self.path if script.startswith("-") else self.elsewhere,
-            env=environment,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-        )
+        folder = self.path if script.startswith("-") else self.elsewhere
+        if fresh or script == "-m" or sys.platform == "win32":
+            done = subprocess.run(
+                [sys.executable, script, *rest],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+            )
+        else:
+            with TemporaryDirectory() as output:
+                code = forked.run(script, rest, folder, environment, Path(output))
+                printed = (Path(output, name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))
+                done = subprocess.CompletedProcess([script, *rest], code, *printed)
         assert done.returncode == status, done.stdout + done.stderr
         return done
 
@@ -98,7 +111,7 @@ def train(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
         if variant not in trained:
             project = bake(fresh=True, variant=variant, project_name=f"trained_{variant.replace('-', '_')}")
             data = data_files.WRITERS[variant](tmp_path_factory.mktemp("data"))
-            done = project.run("training/train.py", *data.flags)
+            done = project.run("training/train.py", *data.flags, fresh=True)
             (folder,) = project.runs()
             trained[variant] = Run(variant, project, folder, data, done.stdout, done.stderr)
         return trained[variant]

@@ -1,0 +1,81 @@
+"""Runs a script in a process of its own that has imported PyTorch and Lightning already, which takes most of a command.
+
+The processes are forked from a server that has imported the packages and done nothing else.
+"""
+
+import atexit
+import logging
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+PACKAGES = [
+    *(
+        "lightning.pytorch.cli",
+        "lightning.pytorch.loggers",
+        "torchvision",
+        "torchmetrics.classification",
+        "torch.export",
+    ),
+    *("torch.utils.tensorboard", "matplotlib.figure", "sklearn.datasets", "pandas", "rich.table", "filelock", "yaml"),
+]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run side by side
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(PACKAGES)
+
+
+def run(script: str, arguments: list[str], folder: Path, environment: dict[str, str], output: Path) -> int:
+    """Runs `python SCRIPT ARGUMENTS` in a folder, with its output in two files; returns the exit status.
+
+    Args:
+        script: Path of a script, or "-c" with the code as the first argument.
+        arguments: Its arguments.
+        folder: Working directory.
+        environment: All environment variables.
+        output: Folder for the files stdout and stderr.
+    """
+    process = CONTEXT.Process(target=_execute, args=(script, arguments, folder, environment, output))
+    process.start()
+    process.join()
+    return process.exitcode or 0
+
+
+def _execute(script: str, arguments: list[str], folder: Path, environment: dict[str, str], output: Path) -> None:
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", encoding="utf-8"), open(2, "w", encoding="utf-8")  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    warnings.resetwarnings()
+    for ignored in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", ignored)
+    logging.root.handlers.clear()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    tests = str(Path(__file__).parent)
+    sys.path[:] = ["" if script == "-c" else str(Path(script).parent), *(p for p in sys.path if p and p != tests)]
+    sys.argv = [script, *arguments]
+    status = 0
+    try:
+        if script == "-c":
+            sys.argv = ["-c", *arguments[1:]]
+            exec(compile(arguments[0], "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if status and not isinstance(error.code, int):
+            print(error.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
