@@ -22,7 +22,16 @@ PACKAGES = [
         "torchmetrics.classification",
         "torch.export",
     ),
-    *("torch.utils.tensorboard", "matplotlib.figure", "sklearn.datasets", "pandas", "rich.table", "filelock", "yaml"),
+    *(
+        "torch.export",
+        "torch.utils.tensorboard",
+        "matplotlib.figure",
+        "sklearn.datasets",
+        "pandas",
+        "rich.table",
+        "filelock",
+        "yaml",
+    ),
 ]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run side by side
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -285,7 +285,7 @@ class MyDataModule(LightningDataModule):
             boxes.
         flip: Mirror half of the training pictures.
         batch_size: Pictures per step and device.
-        num_workers: Processes that read pictures.
+        num_workers: Processes that read pictures; with 0, the main process does. Use more for photographs on a GPU.
     """
 
     inputs: Sequence[str] = ()  # picture files and folders to predict
@@ -299,7 +299,7 @@ class MyDataModule(LightningDataModule):
         anchor_sizes: AnchorSizes | None = None,
         flip: bool = False,
         batch_size: PositiveInt = 8,
-        num_workers: NonNegativeInt = 2,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)

@@ -228,10 +228,14 @@ class MyDataModule(LightningDataModule):
         return round(test - rows * self.hparams["val_share"]), test, rows
 
     @cached_property
+    def scaler(self) -> StandardScaler:
+        """Mean and standard deviation of each column in the training rows."""
+        return StandardScaler().fit(self.regular[0][: max(self.borders[0], 1)])
+
+    @cached_property
     def std(self) -> list[float]:
         """Standard deviation of each column in the training rows; 1 for a constant column."""
-        scaler = StandardScaler().fit(self.regular[0][: max(self.borders[0], 1)])
-        return [float(std) for std in scaler.scale_]
+        return self.scaler.scale_.tolist()
 
     @property
     def season(self) -> int:
@@ -280,26 +284,31 @@ class MyDataModule(LightningDataModule):
     def baselines(self, inputs: Tensor) -> dict[str, Tensor]:
         """Simple forecasts, (N, horizon, C), from inputs (N, lookback, C).
 
-        naive repeats the last season. linear is a linear map of a column's steps, all relative to the last one, as in
-        NLinear, https://arxiv.org/abs/2205.13504; it is fitted to the training windows by ridge regression.
+        naive repeats the last season. linear is a linear map of a column's steps and a constant, which is fitted to the
+        training windows by ridge regression.
         """
         steps = self.lookback - self.season + torch.arange(self.horizon, device=inputs.device) % self.season
-        relative = self._relative(inputs, inputs) @ self.linear_weights.to(inputs)
-        linear = relative.transpose(1, 2) * inputs.new_tensor(self.std) + inputs[:, -1:]
+        mean, std = inputs.new_tensor(self.scaler.mean_), inputs.new_tensor(self.scaler.scale_)
+        linear = (self._linear_features(inputs) @ self.linear_weights.to(inputs)).transpose(1, 2) * std + mean
         return {"naive": inputs[:, steps], "linear": linear}
 
-    def _relative(self, values: Tensor, inputs: Tensor) -> Tensor:
-        """Differences of values (N, T, C) to the last inputs, in standard deviations, as (N, C, T)."""
-        return ((values - inputs[:, -1:]) / inputs.new_tensor(self.std)).transpose(1, 2)
+    def _scaled(self, values: Tensor) -> Tensor:
+        """Values (N, T, C) with the mean and standard deviation of the training rows removed, as (N, C, T)."""
+        mean, std = values.new_tensor(self.scaler.mean_), values.new_tensor(self.scaler.scale_)
+        return ((values - mean) / std).transpose(1, 2)
+
+    def _linear_features(self, inputs: Tensor) -> Tensor:
+        scaled = self._scaled(inputs)
+        return torch.cat([scaled, torch.ones_like(scaled[..., :1])], dim=2)
 
     @cached_property
     def linear_weights(self) -> Tensor:
-        """The weights of the linear forecast, (lookback, horizon) float32."""
-        gram = torch.eye(self.lookback, dtype=torch.float64)
-        product = torch.zeros(self.lookback, self.horizon, dtype=torch.float64)
+        """The weights of the linear forecast, (lookback + 1, horizon) float32."""
+        gram = torch.eye(self.lookback + 1, dtype=torch.float64)
+        product = torch.zeros(self.lookback + 1, self.horizon, dtype=torch.float64)
         for inputs, targets in self._loader(self.train):
-            x = self._relative(inputs, inputs).flatten(0, 1).double()
-            y = self._relative(targets, inputs).flatten(0, 1).double()
+            x = self._linear_features(inputs).flatten(0, 1).double()
+            y = self._scaled(targets).flatten(0, 1).double()
             gram += x.T @ x
             product += x.T @ y
         return torch.linalg.solve(gram, product).float()

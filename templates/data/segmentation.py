@@ -47,6 +47,8 @@ def find_pairs(folder: Path) -> list[Files]:
                 problems.append(f"{file} and {files[file.stem]} have the same name")
         found.append(files)
     images, masks = found
+    if not images:
+        problems.append("images/ holds no pictures")
     problems += [f"{images[stem]} has no mask" for stem in sorted(images.keys() - masks.keys())]
     problems += [f"{masks[stem]} has no picture" for stem in sorted(masks.keys() - images.keys())]
     refuse(folder, problems)
@@ -84,6 +86,19 @@ def highest_class(files: Files) -> int | str:
     return int(mask[mask != IGNORED].max()) if (mask != IGNORED).any() else -1
 
 
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file that are not empty; none if there is no file.
+
+    Raises:
+        OSError: It is not text in UTF-8.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n") if file.exists() else []
+    except UnicodeDecodeError as error:
+        raise OSError(f"{file} is not text in UTF-8: save it as UTF-8") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def read_class_names(folder: Path, pairs: list[Files]) -> list[str]:
     """Checks pictures and masks, and reads the names of the classes; without classes.txt, their indices are used.
 
@@ -94,9 +109,9 @@ def read_class_names(folder: Path, pairs: list[Files]) -> list[str]:
         results = list(pool.map(highest_class, pairs))
     problems = [result for result in results if isinstance(result, str)]
     highest = {mask: result for (_, mask), result in zip(pairs, results, strict=True) if isinstance(result, int)}
-    listed = folder / "classes.txt"
-    lines = listed.read_text(encoding="utf-8-sig").split("\n") if listed.exists() else []
-    names = [line.strip() for line in lines if line.strip()]
+    names = read_lines(folder / "classes.txt")
+    if len(set(names)) < len(names):
+        problems.append("classes.txt has two classes with the same name")
     for mask, index in highest.items():
         if names and index >= len(names):
             problems.append(f"{mask} has class {index}, but classes.txt names classes 0 to {len(names) - 1}")
@@ -197,7 +212,7 @@ class MyDataModule(LightningDataModule):
         scale: Zoom training crops at random by factors from 1 / scale to scale; 1 disables it.
         flip: Mirror half of the training crops.
         batch_size: Pictures per step and device in training. Other pictures differ in size, so a batch has one.
-        num_workers: Processes that read pictures.
+        num_workers: Processes that read pictures; with 0, the main process does. Use more for photographs on a GPU.
     """
 
     inputs: Sequence[str] = ()  # picture files and folders to predict
@@ -209,7 +224,7 @@ class MyDataModule(LightningDataModule):
         scale: Scale = 1.0,  # type: ignore[valid-type]
         flip: bool = False,
         batch_size: BatchSize = 8,  # type: ignore[valid-type]
-        num_workers: NonNegativeInt = 2,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)

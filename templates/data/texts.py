@@ -208,6 +208,8 @@ class MyDataModule(LightningDataModule):
     def _read_inputs(self) -> list[Sample]:
         """The texts to predict, each with the columns to print before its prediction."""
         texts = [text for given in self.inputs for text in self._read_input(given)]
+        if not texts:
+            raise OSError(f"no texts to predict in {', '.join(self.inputs)}")
         return self._encode(texts, [{"input": text} for text in texts])
 
     def _read_input(self, given: str) -> list[str]:

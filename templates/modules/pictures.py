@@ -35,7 +35,7 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
         elif path.is_file():
             files.append(path)
         else:
-            raise FileNotFoundError(f"{path} is not an existing file or folder: use picture files or folders of pictures")
+            raise FileNotFoundError(f"{path} is not an existing file or folder: use pictures or folders of pictures")
     if unreadable:
         names = ", ".join(map(str, unreadable[:20])) + (" and others" if len(unreadable) > 20 else "")
         rank_zero_only(print)(f"warning: left out {len(unreadable)} unreadable: {names}", file=sys.stderr)

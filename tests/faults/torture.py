@@ -1,8 +1,9 @@
 """The long form of the tests beside it: `python tests/faults/torture.py [--kills 60] [--seed 0] [--variants NAME...]`.
 
-Bakes every variant, trains it undisturbed, and then again under SIGKILLs at random instants, resuming after each.
-Its last line tells the kills, the resumes, the runs that ended with other weights or metrics, and the checkpoints that
-could not be read. The exit status is 1 if there were any of the two last.
+Bakes every variant, and a project with plain Lightning classes pasted in. Trains each undisturbed, and then again under
+SIGKILLs at random instants, resuming after each. Its last line tells the kills, the resumes, the runs that ended with
+other weights or metrics, and the checkpoints that could not be read. The exit status is 1 if there were any of the last
+two.
 """
 
 import argparse
@@ -17,7 +18,9 @@ from cookiecutter.main import cookiecutter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conftest import TEMPLATE, VARIANTS
+from test_any_code import DATA, MODEL, fill
+
+from conftest import TEMPLATE, VARIANTS, Project
 from data_files import WRITERS
 from faults.kills import Report, Runner, compare, runs, survive
 
@@ -35,30 +38,41 @@ SETTINGS: dict[str, list[str]] = {
     "accumulated gradients, cosine": ["--trainer.accumulate_grad_batches=3", "--model.scheduler=cosine"],
     "constant rate": ["--model.scheduler=none"],
 }
+PASTED = "pasted classes"
+PLAIN_SETTINGS = {
+    "as it is": [],
+    "moving average": ["--trainer.callbacks=EMAWeightAveraging"],
+    "accumulated gradients": ["--trainer.accumulate_grad_batches=3"],
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60, help="at least; a run takes three at a time")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, PASTED], default=[*VARIANTS, PASTED])
     options = parser.parse_args()
     rng, report, rounds = random.Random(options.seed), Report(), Counter[str]()
     with TemporaryDirectory() as folder:
         projects = {}
         for variant in options.variants:
             name = f"tortured_{variant.replace('-', '_')}"
-            answers = {"project_name": name, "variant": variant}
+            answers = {"project_name": name.replace(" ", "_"), "variant": VARIANTS[0] if variant == PASTED else variant}
             project = cookiecutter(str(TEMPLATE), no_input=True, output_dir=folder, extra_context=answers)
+            if variant == PASTED:
+                fill(Project(Path(project), Path(folder)), f"{MODEL}    pass\n", f"{DATA}    pass\n")
+                projects[variant] = (Path(project), [])
+                continue
             data = Path(folder, f"data_{name}")
             data.mkdir()
             projects[variant] = (Path(project), WRITERS[variant](data).flags)
         while report.kills < options.kills:
             variant = min(projects, key=lambda name: rounds[name])
-            setting = list(SETTINGS)[(rounds[variant] + options.variants.index(variant)) % len(SETTINGS)]
+            settings = PLAIN_SETTINGS if variant == PASTED else SETTINGS
+            setting = list(settings)[(rounds[variant] + options.variants.index(variant)) % len(settings)]
             rounds[variant] += 1
             project, flags = projects[variant]
-            runner = Runner(project, [*flags, *FLAGS, *SETTINGS[setting]])
+            runner = Runner(project, [*flags, *FLAGS, *settings[setting]])
             if runner.to_the_end(*runner.flags):
                 sys.exit(runner.output)
             reference = runs(runner.project)[-1]

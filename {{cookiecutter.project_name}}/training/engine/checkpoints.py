@@ -92,11 +92,11 @@ class Checkpoints(Checkpoint):
         vars(self).update(state_dict)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        logged = trainer.fit_loop.epoch_loop._results.values()
-        averages = any(metric.meta.on_epoch for metric in logged) or any(
-            module.update_called for module in pl_module.modules() if isinstance(module, Metric)
-        )
+        logged = [metric.meta for metric in trainer.fit_loop.epoch_loop._results.values()]
+        averages = any(meta.on_epoch and meta.fx != "on_train_epoch_end" for meta in logged)
+        averages |= any(module.update_called for module in pl_module.modules() if isinstance(module, Metric))
         checkpoint["run"] = {"given": self.given, "stopped": trainer.should_stop, "averages": averages}
+        checkpoint["epoch"] = trainer.fit_loop.epoch_progress.current.started - 1  # a finished one too
         checkpoint["random"] = gather(trainer, make_plain(_collect_rng_states()))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

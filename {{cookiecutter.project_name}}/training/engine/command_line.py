@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
+from random import randrange
 from typing import Any, NoReturn
 
 import yaml
@@ -13,6 +14,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 
+def refuse(message: str) -> NoReturn:
+    """Prints what is wrong with options as one line and exits with status 2."""
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
 class Parser(LightningArgumentParser):
     """Takes no abbreviated flags, and prints an error as one line."""
 
@@ -20,8 +27,7 @@ class Parser(LightningArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print("error:", " ".join(message.split()), "(--help lists all options)", file=sys.stderr)
-        sys.exit(2)
+        refuse(f"{message} (--help lists all options)")
 
     def take_defaults(self, content: dict[str, Any], source: Path) -> None:
         """Takes the values of a config file as defaults; an empty section keeps those of the code."""
@@ -38,17 +44,13 @@ class Parser(LightningArgumentParser):
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The options of a config file.
-
-    Raises:
-        OSError: The file is missing, or not a mapping in YAML.
-    """
+    """The options of a config file; exits with status 2 if it holds none."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
-        raise OSError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+        refuse(f"{file} is not valid YAML: {error}")
     if not isinstance(content, dict):
-        raise OSError(f"{file} must hold a mapping of options, such as `trainer:`")
+        refuse(f"{file} must hold a mapping of options, such as `trainer:`")
     return content
 
 
@@ -101,10 +103,22 @@ class ProjectCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             save_config_callback=None,
+            seed_everything_default=0,
             parser_kwargs={"description": description, "usage": "%(prog)s [--OPTION VALUE ...]"},
             parser_class=Parser,
             args=args,
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        for section in ("trainer", "model", "data"):
+            if not isinstance(self.config.get(section, Namespace()), Namespace):
+                parser.error(f"{section} must be a mapping, not {self.config[section]!r}")
+
+    def _set_seed(self) -> None:
+        if isinstance(self.config.seed_everything, bool | None):  # any seed will do, but it is recorded
+            self.config.seed_everything = randrange(2**32)
+        seed_everything(self.config.seed_everything, workers=True, verbose=False)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         self.add_options(parser)

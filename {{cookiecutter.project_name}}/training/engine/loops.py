@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
-from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.fetchers import _DataFetcher, _profile_nothing
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from torch.utils.data import DataLoader, IterableDataset
@@ -50,6 +50,7 @@ class EpochLoop(_TrainingEpochLoop):
         state = resumed or _collect_rng_states()
         self.seed_reading()
         self.trainer.fit_loop._load_combined_loader_states()
+        data_fetcher._start_profiler = data_fetcher._stop_profiler = _profile_nothing  # not those of the last epoch
         iter(data_fetcher)
         for _ in range(self.batch_progress.current.ready):
             next(data_fetcher)

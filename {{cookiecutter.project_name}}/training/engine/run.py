@@ -9,10 +9,10 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat
-from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from training.engine.checkpoints import Checkpoints, SafeCheckpointIO, read_checkpoint
 from training.engine.command_line import ProjectCLI, flag_value, read_config
@@ -87,8 +87,6 @@ class RunCLI(ProjectCLI):
             self.config.pop(option)
         self.allow_changed_data = self.config.pop("allow_changed_data")
         self.changed = self.find_changes() if self.resumed else []
-        if isinstance(self.config.seed_everything, bool | None):
-            self.config.seed_everything = seed_everything(workers=True, verbose=False)
         config = self.config.trainer
         if config.precision in ("16-true", "bf16-true"):
             mixed = config.precision.replace("true", "mixed")
@@ -166,8 +164,15 @@ class RunCLI(ProjectCLI):
         """Writes the metrics of the test, and that the run is finished."""
         if any(name.startswith("test") for name in metrics):
             write_json(self.run_dir / "test_metrics.json", metrics)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and metrics:  # shows the settings beside the results
+                logger.log_hyperparams(self.plain_config(), {f"hp/{name}": value for name, value in metrics.items()})
         file = self.run_dir / "run.json"
         write_json(file, read_json(file) | {"state": "finished"})
+
+    def plain_config(self) -> dict[str, Any]:
+        """All settings as a config file holds them."""
+        return dict(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
 
 
 class RunRecord(Callback):
@@ -186,7 +191,7 @@ class RunRecord(Callback):
                     cli.config.model.lr = rate
         if trainer.fast_dev_run or not trainer.is_global_zero:
             return
-        config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+        config = cli.plain_config()
         describe_run(cli.run_dir, config, cli.allow_changed_data)
         with replacing(cli.run_dir / "config.yaml") as partial:
             partial.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
