@@ -224,7 +224,7 @@ def test_torchvision_data_set_is_split_alike_in_every_command(cook: Cook) -> Non
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(file)
 
-    cooked = cook("--trainer.max_epochs=4", "--data.batch_size=16", prepare=prepare)
+    cooked = cook("--trainer.max_epochs=4", "--data.batch_size=16", "--data.num_workers=0", prepare=prepare)
     assert cooked.test_metrics["test/acc"] > 0.4
     evaluated = cooked.project.run("training/evaluate.py").stdout
     assert all(f"{value:.4f}" in evaluated for value in cooked.test_metrics.values())

@@ -168,7 +168,7 @@ class MyDataModule(LightningDataModule):
         if self.embedded:
             write_digits(self.data_dir)
         if not self.data_dir.is_dir():
-            raise FileNotFoundError(f"{self.data_dir} is not a folder: --data.data_dir holds CLASS/* or train/CLASS/*")
+            raise FileNotFoundError(f"{self.data_dir} is not a folder: --data.data_dir needs CLASS/* or train/CLASS/*")
         folders = find_splits(self.data_dir)
         splits = {split: list_samples(folder) for split, folder in folders.items()}
         for split, share in (("test", 0.2), ("val", 0.1)):

@@ -196,6 +196,6 @@ def draw_errors(errors: dict[str, list[float]]) -> Figure:
     axis = figure.subplots()
     for method, values in errors.items():
         axis.plot(range(1, len(values) + 1), values, marker=".", label=method)
-    axis.set(xlabel="steps ahead", ylabel="mean absolute error, standard deviations", title="Test windows")
+    axis.set(xlabel="steps ahead", ylabel="mean absolute error / standard deviation", title="Test windows")
     axis.legend()
     return figure

@@ -126,12 +126,15 @@ def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
     axis = figure.subplots()
     axis.imshow(counts, cmap="Blues")
     axis.set(xlabel="predicted class", ylabel="true class")
+    if len(names) > 50:
+        return figure  # no room for text
     axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
     axis.set_yticks(range(len(names)), names, parse_math=False)
+    middle = max(map(max, counts)) / 2
     for row, values in enumerate(counts):
         for column, count in enumerate(values):
-            if count and len(names) <= 40:
-                color = "white" if count > max(map(max, counts)) / 2 else "black"
+            if count:
+                color = "white" if count > middle else "black"
                 axis.text(column, row, str(count), color=color, ha="center", va="center")
     return figure
 
@@ -143,7 +146,7 @@ def draw_examples(examples: list[Example], names: list[str]) -> Figure:
     for axis in axes.flat:
         axis.axis("off")
     for axis, (image, target, prediction) in zip(axes.flat, examples, strict=False):
-        axis.imshow(image.cpu().permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+        axis.imshow(image.cpu().permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
         if prediction == target:
             axis.set_title(names[prediction], fontsize=9, parse_math=False)
         else:

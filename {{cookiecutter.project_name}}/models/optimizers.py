@@ -33,7 +33,7 @@ def make_optimizer(
     optimizer = OPTIMIZERS[name](trainable, lr=lr, weight_decay=weight_decay)
     if scheduler == "none":
         return optimizer
-    steps = model.trainer.estimated_stepping_batches
+    steps = model.trainer.estimated_stepping_batches if model.trainer.limit_train_batches else 0
     if isinf(steps) or steps < 0:  # -1 if neither the length of the data nor max_steps is known
         raise MisconfigurationException(
             f"scheduler {scheduler} needs the number of steps: set trainer.max_epochs or, for data without length,"
