@@ -200,11 +200,11 @@ def test_error_in_edited_code_is_shown_whole(bake: Bake) -> None:
     project = bake(fresh=True, project_name="edited")
     model = project.path / "models" / "my_model.py"
     code = model.read_text(encoding="utf-8")
-    assert code.count("return self.net(") == 1
-    model.write_text(code.replace("return self.net(", "return self.net(1, "), encoding="utf-8")
+    assert code.count("return self.network(") == 1
+    model.write_text(code.replace("return self.network(", "return self.network(1, "), encoding="utf-8")
     runner = Runner(project.path, [])
     assert runner.to_the_end("--trainer.max_epochs=1") == 1
-    assert "Traceback" in runner.output and "return self.net(1, " in runner.output
+    assert "Traceback" in runner.output and "return self.network(1, " in runner.output
 
 
 def test_last_batch_of_one_picture_trains(folders: Runner, pictures: Path) -> None:
