@@ -262,7 +262,7 @@ class MyDataModule(LightningDataModule):
         return BatchDataset(windows[:, : self.lookback], windows[:, self.lookback :])
 
     def _read_input(self, file: Path) -> tuple[Tensor, dict[str, list[Any]]]:
-        """The last steps of a file, and what follows it."""
+        """The last window of a file, and columns for the steps that follow it."""
         values, clock = self.make_regular(self._read(file), file)
         if len(values) < self.lookback:
             refuse(file, [f"{len(values)} rows are too few, the network needs {self.lookback}"])

@@ -100,7 +100,7 @@ class MyModel(LightningModule):
     def predict_step(self, batch: tuple[Tensor, dict[str, list[str]]], batch_idx: int) -> dict[str, list[Any]]:
         """Adds columns with the class and the probability of each picture to the columns of the data module."""
         images, columns = batch
-        probability, index = self(images).softmax(dim=1).max(dim=1)
+        probability, index = self(images).float().softmax(dim=1).max(dim=1)
         names = self.hparams["class_names"]
         return columns | {"class": [names[i] for i in index], "probability": probability.tolist()}
 

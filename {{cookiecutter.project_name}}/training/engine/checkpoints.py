@@ -13,7 +13,6 @@ from lightning.fabric.utilities.seed import _collect_rng_states
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
-from torchmetrics import Metric
 
 from training.engine.files import replacing
 from training.engine.interrupts import warn
@@ -94,7 +93,6 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         logged = [metric.meta for metric in trainer.fit_loop.epoch_loop._results.values()]
         averages = any(meta.on_epoch and meta.fx != "on_train_epoch_end" for meta in logged)
-        averages |= any(module.update_called for module in pl_module.modules() if isinstance(module, Metric))
         checkpoint["run"] = {"given": self.given, "stopped": trainer.should_stop, "averages": averages}
         checkpoint["epoch"] = trainer.fit_loop.epoch_progress.current.started - 1  # a finished one too
         checkpoint["random"] = gather(trainer, make_plain(_collect_rng_states()))
@@ -117,6 +115,11 @@ class Checkpoints(Checkpoint):
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor and self.monitor.startswith("val"):
             self._warn_of_missing_metric(trainer)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for metric in trainer._results.values():
+            if trainer.world_size > 1 and metric.meta.is_mean_reduction:  # Lightning would round the mean of the counts
+                metric.cumulated_batch_size = metric.cumulated_batch_size.float()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validated = not trainer.sanity_checking

@@ -111,6 +111,8 @@ def print_rows(rows: list[dict[str, Any]], form: str) -> None:
     """Prints rows with the same keys as a table, a JSON list, or CSV with a header and quoted text."""
     if form == "json":
         print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif not rows:
+        print("no predictions")
     elif form == "csv":
         writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writeheader()
