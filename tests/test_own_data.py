@@ -2,11 +2,9 @@
 
 import csv
 import json
-import os
 import re
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,40 +19,17 @@ pytestmark = pytest.mark.slow
 
 QUICK = ["--trainer.accelerator=cpu", "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false"]
 SHORT_RUN = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-SERVER = """
-import contextlib, io, json, sys
-from matplotlib import pyplot
-from training import predict, train
-commands = {"train": train.main, "predict": predict.main, "code": lambda lines: exec(lines[0], {})}
-for line in sys.stdin:
-    command, arguments = json.loads(line)
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            train.run(lambda: commands[command](arguments))
-        except SystemExit as exit:
-            status = exit.code if isinstance(exit.code, int) else 1
-            if isinstance(exit.code, str):
-                print(exit.code, file=sys.stderr)
-    pyplot.close("all")
-    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
-"""
 
 
 class Variant:
-    """A project of a variant whose commands run one after the other in one process, which starts once."""
+    """A project of a variant, and the flag that names its data."""
 
-    def __init__(self, project: Project, flag: str, server: subprocess.Popen[str]) -> None:
-        self.project, self.flag, self.server = project, flag, server
+    def __init__(self, project: Project, flag: str) -> None:
+        self.project, self.flag = project, flag
 
     def run(self, command: str, *arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-        assert self.server.stdin and self.server.stdout
-        print(json.dumps([command, [str(argument) for argument in arguments]]), file=self.server.stdin, flush=True)
-        line = self.server.stdout.readline()
-        assert line, self.server.communicate()[1]
-        returned, stdout, stderr = json.loads(line)
-        assert returned == status, stdout + stderr
-        return subprocess.CompletedProcess(arguments, returned, stdout, stderr)
+        script = "-c" if command == "code" else f"training/{command}.py"
+        return self.project.run(script, *arguments, status=status)
 
     def __call__(self, source: Path, *flags: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Trains a step on a file or folder."""
@@ -64,45 +39,39 @@ class Variant:
 def problems(done: subprocess.CompletedProcess[str], source: Path) -> list[str]:
     """What was said to be wrong with a source; nothing else was said, and nothing was run."""
     first, *rest = done.stderr.splitlines()
-    assert first == f"error: {source} cannot be used, mend it first:"
+    assert first == f"error: {source} has errors:"
     assert all(line.startswith("  ") for line in rest)
     return [line.strip() for line in rest]
 
 
-def start(bake: Bake, variant: str) -> Iterator[Variant]:
+def start(bake: Bake, variant: str) -> Variant:
     project = bake(variant=variant, project_name=f"own_{variant.replace('-', '_')}")
-    flag = "--data.data_dir" if variant in ("detection", "segmentation") else "--data.csv"
-    command, pipe = [sys.executable, "-c", SERVER], subprocess.PIPE
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"COLUMNS": "200"}
-    with subprocess.Popen(command, cwd=project.path, env=environment, stdin=pipe, stdout=pipe, text=True) as server:
-        yield Variant(project, flag, server)
-        assert server.stdin
-        server.stdin.close()
+    return Variant(project, "--data.data_dir" if variant in ("detection", "segmentation") else "--data.csv")
 
 
 @pytest.fixture(scope="module")
-def tabular(bake: Bake) -> Iterator[Variant]:
-    yield from start(bake, "tabular")
+def tabular(bake: Bake) -> Variant:
+    return start(bake, "tabular")
 
 
 @pytest.fixture(scope="module")
-def forecast(bake: Bake) -> Iterator[Variant]:
-    yield from start(bake, "forecast")
+def forecast(bake: Bake) -> Variant:
+    return start(bake, "forecast")
 
 
 @pytest.fixture(scope="module")
-def texts(bake: Bake) -> Iterator[Variant]:
-    yield from start(bake, "text-rnn")
+def texts(bake: Bake) -> Variant:
+    return start(bake, "text-rnn")
 
 
 @pytest.fixture(scope="module")
-def segmentation(bake: Bake) -> Iterator[Variant]:
-    yield from start(bake, "segmentation")
+def segmentation(bake: Bake) -> Variant:
+    return start(bake, "segmentation")
 
 
 @pytest.fixture(scope="module")
-def detection(bake: Bake) -> Iterator[Variant]:
-    yield from start(bake, "detection")
+def detection(bake: Bake) -> Variant:
+    return start(bake, "detection")
 
 
 @pytest.fixture

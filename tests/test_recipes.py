@@ -169,7 +169,9 @@ def cook(bake: Bake, title: str, monkeypatch: pytest.MonkeyPatch) -> Cook:
             if program != "pip":
                 assert program == "python"
                 more = flags if words[0] == "training/train.py" else ()
-                stdout = project.run(*words, *more).stdout
+                done = project.run(*words, *more)
+                stdout = done.stdout
+                assert "eval mode" not in done.stderr  # as Lightning warns of layers that would not be trained as such
         return Cooked(recipe, project, project.runs()[-1] if recipe.commands else Path(), stdout)
 
     return cook
