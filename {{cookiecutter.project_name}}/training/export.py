@@ -17,6 +17,7 @@ from torch.export import Dim
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
+from training.engine.command_line import naming
 from training.engine.evaluation import CheckpointCLI
 from training.engine.interrupts import run_command
 
@@ -38,8 +39,9 @@ def main(args: list[str] | None = None) -> None:
     cli = ExportCLI(MyModel, MyDataModule, args)
     form = cli.config.format
     output = cli.config.output or cli.ckpt_path.with_suffix(SUFFIXES[form])
-    cli.model.on_load_checkpoint(cli.checkpoint)
-    cli.model.load_state_dict(cli.checkpoint["state_dict"])
+    with naming(cli.ckpt_path):
+        cli.model.on_load_checkpoint(cli.checkpoint)
+        cli.model.load_state_dict(cli.checkpoint["state_dict"])
     module, example = cli.model, find_example(cli)
     if hasattr(cli.model, "export_module"):
         module, example = cli.model.export_module()

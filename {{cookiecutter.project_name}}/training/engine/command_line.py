@@ -1,7 +1,8 @@
 """The command line: `configs/config.yaml` and flags in; data module, model and trainer out."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from random import randrange
@@ -158,10 +159,20 @@ class ProjectCLI(LightningCLI):
         """
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
         options |= {"datamodule": self.datamodule, "ckpt_path": checkpoint, "weights_only": True}
-        try:
+        with naming(checkpoint):
             return method(self.model, **options)
-        except RuntimeError as error:
-            if str(error).startswith("Error(s) in loading state_dict"):
-                reason = " ".join(str(error).split())[:300]
-                raise OSError(f"{checkpoint} does not fit {type(self.model).__name__}: {reason}") from error
+
+
+@contextmanager
+def naming(checkpoint: Path | None) -> Iterator[None]:
+    """Names a checkpoint whose weights do not fit the model.
+
+    Raises:
+        OSError: They do not.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("Error(s) in loading state_dict"):
             raise
+        raise OSError(f"{checkpoint} does not fit the model: {' '.join(str(error).split())[:300]}") from error
