@@ -118,7 +118,8 @@ class Checkpoints(Checkpoint):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for metric in trainer._results.values():
-            if trainer.world_size > 1 and metric.meta.is_mean_reduction:  # Lightning would round the mean of the counts
+            if trainer.world_size > 1 and metric.is_tensor and metric.meta.is_mean_reduction:
+                # Lightning would round the mean of the counts of several processes.
                 metric.cumulated_batch_size = metric.cumulated_batch_size.float()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
