@@ -59,7 +59,7 @@ def test_splits_of_odd_sizes_and_batch_normalisation_give_the_metrics_of_one_pro
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pictures[i]).save(file)
     project = bake(fresh=True, variant="image-folder", project_name="odd")
-    flags = [f"--data.data_dir={tmp_path}", "--data.batch_size=4", "--trainer.max_epochs=2", "--trainer.logger=false"]
+    flags = [f"--data.data_dir={tmp_path}", "--data.batch_size=4", "--trainer.max_epochs=1", "--trainer.logger=false"]
     project.run("training/train.py", *flags, *TWO)
     assert_metrics_are_those_of_one_process(project)
 

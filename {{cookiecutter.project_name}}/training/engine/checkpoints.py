@@ -116,7 +116,7 @@ class Checkpoints(Checkpoint):
         if self.monitor and self.monitor.startswith("val"):
             self._warn_of_missing_metric(trainer)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
         for metric in trainer._results.values():
             if trainer.world_size > 1 and metric.is_tensor and metric.meta.is_mean_reduction:
                 # Lightning would round the mean of the counts of several processes.
