@@ -160,7 +160,7 @@ def write_masks(folder: Path) -> Data:
         picture.save(folder / "masks" / f"{i}.png")
         Image.fromarray(pixels).save(folder / "images" / f"{i}.{('png', 'bmp')[i % 2]}")
     (folder / "classes.txt").write_text("nothing\nred\ngreen\n", encoding="utf-8")
-    flags = [f"--data.data_dir={folder}", "--data.num_workers=0", "--trainer.max_epochs=12"]
+    flags = [f"--data.data_dir={folder}", "--data.num_workers=0", "--trainer.max_epochs=24"]
     columns = ("input", "mask", "classes")
     least = {"test/iou": 0.4, "test/iou_nothing": 0.8, "test/acc": 0.85}
     return Data(flags, least, columns=columns, pictures=("test_samples.png",))
