@@ -43,6 +43,14 @@ def read_checkpoint(file: Path | str) -> dict[str, Any]:
         raise OSError(f"{file} holds more than plain values and tensors, so it is not read ({reason})") from error
 
 
+def read_step(checkpoint: Path) -> int:
+    """The number of steps that a checkpoint holds."""
+    try:
+        return int(read_checkpoint(checkpoint)["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+    except (KeyError, TypeError) as error:
+        raise OSError(f"{checkpoint} is not a checkpoint of this project: it lacks {error}") from error
+
+
 class SafeCheckpointIO(TorchCheckpointIO):
     """Saves checkpoints completely or not at all, and loads them without running code in them."""
 

@@ -90,7 +90,8 @@ class ProjectCLI(LightningCLI):
         for given_class, base in ((model_class, LightningModule), (data_class, LightningDataModule)):
             if not issubclass(given_class, base):
                 hint = "import from lightning, not from pytorch_lightning, which is another package"
-                raise MisconfigurationException(f"{given_class.__name__} is no subclass of lightning.{base.__name__}: {hint}")
+                name = given_class.__name__
+                raise MisconfigurationException(f"{name} is no subclass of lightning.{base.__name__}: {hint}")
         # Parameters of the model that have the name of an attribute of the data module get its value.
         own = [name for name in signature(model_class).parameters if not hasattr(LightningDataModule, name)]
         self.linked = [name for name in own if hasattr(data_class, name)]

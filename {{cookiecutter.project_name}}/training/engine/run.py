@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from training.engine.checkpoints import Checkpoints, SafeCheckpointIO, read_checkpoint
+from training.engine.checkpoints import Checkpoints, SafeCheckpointIO, read_step
 from training.engine.command_line import ProjectCLI, flag_value, read_config
 from training.engine.evaluation import make_evaluator
 from training.engine.files import read_json, replacing, write_json
@@ -197,11 +197,3 @@ class RunRecord(Callback):
             partial.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         for logger in [] if cli.resumed else trainer.loggers:
             logger.log_hyperparams(config)
-
-
-def read_step(checkpoint: Path) -> int:
-    """The number of steps that a checkpoint holds."""
-    try:
-        return int(read_checkpoint(checkpoint)["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
-    except (KeyError, TypeError) as error:
-        raise OSError(f"{checkpoint} is not a checkpoint of this project: it lacks {error}") from error
