@@ -71,7 +71,7 @@ def test_training_says_what_matters_and_nothing_else(train: Train, variant: str)
     config = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
     epochs = [line for line in run.stdout.splitlines() if line.startswith("epoch ")]
     assert len(epochs) == config["trainer"]["max_epochs"]
-    assert all("train/loss" in line and "val/loss" in line for line in epochs)
+    assert all("train/loss" in line and config["monitor"] in line for line in epochs)
     assert len(run.stdout.splitlines()) < 45 + len(epochs)
     assert run.stderr.strip() == run.data.stderr
 

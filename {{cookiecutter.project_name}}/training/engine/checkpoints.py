@@ -125,7 +125,7 @@ class Checkpoints(Checkpoint):
             self._warn_of_missing_metric(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        for metric in trainer._results.values():
+        for metric in (trainer._results or {}).values():
             if trainer.world_size > 1 and metric.is_tensor and metric.meta.is_mean_reduction:
                 # Lightning would round the mean of the counts of several processes.
                 metric.cumulated_batch_size = metric.cumulated_batch_size.float()
