@@ -51,17 +51,17 @@ def test_project_follows_its_template_and_keeps_its_edits(tmp_path: Path) -> Non
     call(project.path, "git", "init", "--quiet")
     commit(project.path, "Bake")
 
-    replace(project.path / "configs" / "config.yaml", "lr: 0.01", "lr: 0.02")
+    replace(project.path / "configs" / "config.yaml", "  # lr: ", "  lr: 0.02  # ")
     replace(project.path / "models" / "my_model.py", "nn.ReLU()", "nn.GELU()")
     commit(project.path, "Make it mine")
 
-    replace(template / "templates" / "models" / "cnn.py", '"""The network, and', '"""The newest network, and')
+    replace(template / "templates" / "models" / "cnn.py", '"""A small', '"""The smallest')
     replace(template / "{{cookiecutter.project_name}}" / "README.md", "## Start", "## Begin")
     commit(template, "Improve")
 
     call(project.path, sys.executable, "-m", "cruft", "update", "--skip-apply-ask")
     model = (project.path / "models" / "my_model.py").read_text(encoding="utf-8")
-    assert model.startswith('"""The newest network, and')
+    assert model.startswith('"""The smallest')
     assert "nn.GELU()" in model
     assert "## Begin" in (project.path / "README.md").read_text(encoding="utf-8")
     assert "lr: 0.02" in (project.path / "configs" / "config.yaml").read_text(encoding="utf-8")

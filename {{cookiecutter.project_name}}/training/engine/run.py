@@ -14,8 +14,8 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from training.engine.checkpoints import Checkpoints, SafeCheckpointIO, read_step
-from training.engine.command_line import ProjectCLI, flag_value, read_config
+from training.engine.checkpoints import Checkpoints, SafeCheckpointIO, read_checkpoint, read_step
+from training.engine.command_line import ProjectCLI, flag_value, naming, read_config
 from training.engine.evaluation import make_evaluator
 from training.engine.files import read_json, replacing, write_json
 from training.engine.interrupts import Interrupts, is_first_process
@@ -100,6 +100,10 @@ class RunCLI(ProjectCLI):
         if config.fast_dev_run:
             config.logger = None
         follow_launcher(config, self.parser)
+        if not (self.resumed or self.config.trainer.fast_dev_run) and is_first_process():
+            self.run_dir.mkdir(parents=True)
+            self.lock = lock_run(self.run_dir)
+            atexit.register(discard_run, self.run_dir)
 
     def find_changes(self) -> list[str]:
         """The settings that differ from those of the run; exits with status 2 if one of them may not."""
@@ -147,13 +151,16 @@ class RunCLI(ProjectCLI):
         keep_plain_hyperparameters(self.datamodule)
         if self.config.compile != "none":
             self.model.compile(mode=self.config.compile)
-        if not (self.resumed or self.config.trainer.fast_dev_run) and is_first_process():
-            self.run_dir.mkdir(parents=True)
-            self.lock = lock_run(self.run_dir)
-            atexit.register(discard_run, self.run_dir)
 
     def make_tester(self) -> Trainer | None:
-        """The trainer for the test. Of several processes the first one tests, on one device; the others get None."""
+        """Loads the best weights and returns the trainer for the test.
+
+        Of several processes the first one tests, on one device, and the others get None.
+        """
+        with naming(self.checkpoints.best):
+            checkpoint = read_checkpoint(self.checkpoints.best)
+            self.model.on_load_checkpoint(checkpoint)
+            self.model.load_state_dict(checkpoint["state_dict"])
         if self.trainer.world_size == 1:
             return self.trainer
         torch.distributed.destroy_process_group()
