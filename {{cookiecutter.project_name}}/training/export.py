@@ -17,7 +17,6 @@ from torch.export import Dim
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
-from training.engine.command_line import naming
 from training.engine.evaluation import CheckpointCLI
 from training.engine.interrupts import run_command
 
@@ -39,9 +38,7 @@ def main(args: list[str] | None = None) -> None:
     cli = ExportCLI(MyModel, MyDataModule, args)
     form = cli.config.format
     output = cli.config.output or cli.ckpt_path.with_suffix(SUFFIXES[form])
-    with naming(cli.ckpt_path):
-        cli.model.on_load_checkpoint(cli.checkpoint)
-        cli.model.load_state_dict(cli.checkpoint["state_dict"])
+    cli.load_weights(cli.ckpt_path)
     module, example = cli.model, find_example(cli)
     if hasattr(cli.model, "export_module"):
         module, example = cli.model.export_module()

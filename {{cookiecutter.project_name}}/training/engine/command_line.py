@@ -14,6 +14,8 @@ from lightning import LightningDataModule, LightningModule, Trainer, seed_everyt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from training.engine.checkpoints import read_checkpoint
+
 
 def refuse(message: str) -> NoReturn:
     """Prints what is wrong with options as one line and exits with status 2."""
@@ -152,6 +154,13 @@ class ProjectCLI(LightningCLI):
     def make_trainer(self, config: Namespace) -> Trainer:
         """Makes the trainer of the command."""
         raise NotImplementedError
+
+    def load_weights(self, file: Path) -> None:
+        """Loads the weights of a checkpoint."""
+        checkpoint = read_checkpoint(file)
+        with naming(file):
+            self.model.on_load_checkpoint(checkpoint)
+            self.model.load_state_dict(checkpoint["state_dict"])
 
     def run(self, method: Callable[..., Any], checkpoint: Path | None, **options: Any) -> Any:
         """Calls `fit`, `test`, `validate` or `predict` of a trainer after seeding all random numbers.

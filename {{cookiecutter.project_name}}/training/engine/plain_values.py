@@ -12,6 +12,11 @@ from lightning import LightningDataModule, LightningModule
 from training.engine.interrupts import warn
 
 
+def as_list(value: Any) -> list[Any]:
+    """The items of an option that takes one, several or none."""
+    return value if isinstance(value, list) else [value] if value else []
+
+
 def make_plain(value: Any) -> Any:
     """Converts paths, NumPy values and subclasses of numbers and text, nested ones too, to plain values."""
     if isinstance(value, Mapping):

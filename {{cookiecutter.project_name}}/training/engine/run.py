@@ -14,14 +14,14 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from training.engine.checkpoints import Checkpoints, SafeCheckpointIO, read_checkpoint, read_step
-from training.engine.command_line import ProjectCLI, flag_value, naming, read_config
+from training.engine.checkpoints import Checkpoints, SafeCheckpointIO, read_step
+from training.engine.command_line import ProjectCLI, flag_value, read_config
 from training.engine.evaluation import make_evaluator
 from training.engine.files import read_json, replacing, write_json
 from training.engine.interrupts import Interrupts, is_first_process
 from training.engine.loops import install_loops
 from training.engine.metrics_file import ALL_STEPS, MetricsFile
-from training.engine.plain_values import is_plain, keep_plain_hyperparameters, make_plain
+from training.engine.plain_values import as_list, is_plain, keep_plain_hyperparameters, make_plain
 from training.engine.processes import follow_launcher
 from training.engine.reports import LossLogger
 from training.engine.run_folder import LOGS, ROOT, describe_run, discard_run, find_run, lock_run, new_run, requeued_run
@@ -33,10 +33,6 @@ MAY_CHANGE = [
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     *("trainer.enable_progress_bar", "trainer.log_every_n_steps", "data.num_workers", "checkpoint_minutes"),
 ]
-
-
-def as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value] if value else []
 
 
 class RunCLI(ProjectCLI):
@@ -157,10 +153,7 @@ class RunCLI(ProjectCLI):
 
         Of several processes the first one tests, on one device, and the others get None.
         """
-        with naming(self.checkpoints.best):
-            checkpoint = read_checkpoint(self.checkpoints.best)
-            self.model.on_load_checkpoint(checkpoint)
-            self.model.load_state_dict(checkpoint["state_dict"])
+        self.load_weights(self.checkpoints.best)
         if self.trainer.world_size == 1:
             return self.trainer
         torch.distributed.destroy_process_group()
