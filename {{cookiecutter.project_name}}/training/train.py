@@ -35,7 +35,7 @@ def main(args: list[str] | None = None) -> None:
     if metrics:
         print_metrics(metrics)
     figures = {"learning_curves": lambda: draw_curves(run_dir / "metrics.csv", best.best_step)}
-    if metrics and hasattr(model, "figures"):
+    if (run_dir / "test_metrics.json").exists() and hasattr(model, "figures"):
         figures["figures"] = model.figures
     save_figures(run_dir, figures, trainer.loggers)
     print(f"run folder: {run_dir}")

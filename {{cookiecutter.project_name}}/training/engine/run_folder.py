@@ -83,6 +83,8 @@ def lock_run(run: Path) -> FileLock:
         raise OSError(
             f"{run.name} is being trained by process {process.get('id')} on {process.get('host')}: wait until it ends"
         ) from error
+    for partial in run.rglob(".*.partial"):  # of a process that was killed while it wrote a file
+        partial.unlink(missing_ok=True)
     return lock
 
 
