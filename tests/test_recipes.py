@@ -123,17 +123,19 @@ class Cooked:
 def apply(recipe: Recipe, project: Project, names: dict[str, str]) -> None:
     """Makes the edits of a recipe with some names replaced; ruff must find no error in the files."""
     for name, in_class, code in recipe.edits:
-        for old, new in names.items():
-            code = code.replace(old, new)
         file = project.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(merge(file.read_text(encoding="utf-8"), in_class, code) if in_class else code, encoding="utf-8")
+        text = merge(file.read_text(encoding="utf-8"), in_class, code) if in_class else code
+        file.write_text(text, encoding="utf-8")
         if name.endswith(".py"):
             if in_class:  # imports may be doubled, unused or unsorted
                 project.module("ruff", "check", "--ignore=I001,F401,F811", name)
             else:
                 project.module("ruff", "check", name)
                 project.module("ruff", "format", "--check", name)
+        for old, new in names.items():
+            text = text.replace(old, new)
+        file.write_text(text, encoding="utf-8")
 
 
 TESTED: set[str] = set()
