@@ -18,13 +18,14 @@ TEXTS = {
 # Cruft does not say where it bakes.
 OUTPUT = read("{{ (cookiecutter._output_dir | default('')).encode('utf-8', 'surrogatepass').hex() }}")
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
-PACKAGES = set(
-    """
-    conftest cookiecutter data faker filelock jsonargparse lightning lightning_fabric matplotlib mlflow models
-    numpy onnx onnxruntime onnxscript packaging pandas pil pycocotools pytest pytorch_lightning rich scipy sklearn
-    statsmodels tensorboard tokenizers torch torchmetrics torchvision training wandb yaml
-    """.split()
-)
+# fmt: off
+PACKAGES = {
+    "conftest", "cookiecutter", "data", "faker", "filelock", "jsonargparse", "lightning", "lightning_fabric",
+    "matplotlib", "mlflow", "models", "numpy", "onnx", "onnxruntime", "onnxscript", "packaging", "pandas", "pil",
+    "pycocotools", "pytest", "pytorch_lightning", "rich", "scipy", "sklearn", "statsmodels", "tensorboard",
+    "tokenizers", "torch", "torchmetrics", "torchvision", "training", "wandb", "yaml",
+}
+# fmt: on
 
 
 def problem() -> str | None:

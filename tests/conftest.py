@@ -29,38 +29,52 @@ class Project:
     path: Path
     elsewhere: Path
 
-    def run(
-        self, *command: str | Path, status: int = 0, fresh: bool = False, **variables: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str | Path, status: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         """Runs `python COMMAND`, a script of the project from a folder that is not, and asserts its exit status.
 
-        Unless it is to be a `fresh` interpreter, the process has imported PyTorch and Lightning already.
+        The process has imported PyTorch and Lightning already.
         """
+        script, rest, folder, environment = self._prepare(command, variables)
+        if sys.platform == "win32":
+            return self._run_in_a_new_interpreter(script, rest, folder, environment, status)
+        with TemporaryDirectory() as output:
+            code = forked.run(script, rest, folder, environment, Path(output))
+            printed = (Path(output, name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))
+            done = subprocess.CompletedProcess([script, *rest], code, *printed)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    def run_fresh(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        """The same in an interpreter that has imported nothing, as a person starts it."""
+        return self._run_in_a_new_interpreter(*self._prepare(command, {}), 0)
+
+    def _prepare(
+        self, command: tuple[str | Path, ...], variables: dict[str, str]
+    ) -> tuple[str, list[str], Path, dict[str, str]]:
         script, *rest = map(str, command)
         if script.endswith(".py"):
             script = str(self.path / script)
         environment = os.environ | {"COLUMNS": "200", "MPLCONFIGDIR": str(self.elsewhere)} | variables
-        folder = self.path if script.startswith("-") else self.elsewhere
-        if fresh or script == "-m" or sys.platform == "win32":
-            done = subprocess.run(
-                [sys.executable, script, *rest],
-                cwd=folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-            )
-        else:
-            with TemporaryDirectory() as output:
-                code = forked.run(script, rest, folder, environment, Path(output))
-                printed = (Path(output, name).read_text(encoding="utf-8") for name in ("stdout", "stderr"))
-                done = subprocess.CompletedProcess([script, *rest], code, *printed)
+        return script, rest, self.path if script.startswith("-") else self.elsewhere, environment
+
+    @staticmethod
+    def _run_in_a_new_interpreter(
+        script: str, rest: list[str], folder: Path, environment: dict[str, str], status: int
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, script, *rest],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
         assert done.returncode == status, done.stdout + done.stderr
         return done
 
     def module(self, name: str, *rest: str) -> subprocess.CompletedProcess[str]:
         """Runs `python -m NAME` in the project's folder."""
-        return self.run("-m", name, *rest)
+        return self.run_fresh("-m", name, *rest)
 
     def runs(self) -> list[Path]:
         """The run folders, the oldest first."""
@@ -111,7 +125,7 @@ def train(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
         if variant not in trained:
             project = bake(fresh=True, variant=variant, project_name=f"trained_{variant.replace('-', '_')}")
             data = data_files.WRITERS[variant](tmp_path_factory.mktemp("data"))
-            done = project.run("training/train.py", *data.flags, fresh=True)
+            done = project.run_fresh("training/train.py", *data.flags)
             (folder,) = project.runs()
             trained[variant] = Run(variant, project, folder, data, done.stdout, done.stderr)
         return trained[variant]

@@ -106,7 +106,7 @@ def test_comments_of_the_config_show_the_defaults_of_the_code(bake: Bake, varian
     """A person who uncomments a line changes nothing by that alone."""
     project = bake(variant=variant)
     text = (project.path / "configs" / "config.yaml").read_text(encoding="utf-8")
-    shown = {}
+    shown: dict[str, object] = {}
     for section in ("model", "data"):
         lines = text.split(f"\n{section}:")[1].split("\n\n")[0].splitlines()[1:]
         values = yaml.safe_load("\n".join(re.sub(r"^( *)# ", r"\1", line) for line in lines))

@@ -54,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     rng, report, rounds = random.Random(options.seed), Report(), Counter[str]()
     with TemporaryDirectory() as folder:
-        projects = {}
+        projects: dict[str, tuple[Path, list[str]]] = {}
         for variant in options.variants:
             name = f"tortured_{variant.replace('-', '_')}"
             answers = {"project_name": name.replace(" ", "_"), "variant": VARIANTS[0] if variant == PASTED else variant}
