@@ -133,10 +133,10 @@ def test_finished_run_goes_on_with_more_epochs(runner: Callable[..., Runner]) ->
 def test_only_what_may_change_is_changed_on_resuming(runner: Callable[..., Runner]) -> None:
     project = runner()
     folder = uninterrupted(project)
+    before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     assert project.to_the_end("--resume", folder.name, "--model.lr=0.5") == 2
-    assert project.output.startswith(f"error: model.lr is 0.01 in {folder.name}; only these may change: ")
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    assert (config["model"]["lr"], config["trainer"]["max_epochs"]) == (0.01, 3)
+    assert project.output.startswith(f"error: model.lr is {before['model']['lr']} in {folder.name}; ")
+    assert yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) == before
 
 
 def test_kill_while_the_settings_are_written_leaves_the_old_ones(runner: Callable[..., Runner], tmp_path: Path) -> None:
