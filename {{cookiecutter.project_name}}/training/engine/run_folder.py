@@ -24,7 +24,12 @@ COMMAND = shlex.join(["training/train.py", *sys.argv[1:]])
 
 
 def new_run(logs: Path) -> Path:
-    """A run folder, not made yet, whose name is later than all others, even if the clock was set back."""
+    """A run folder, not made yet, whose name is later than all others, even if the clock was set back.
+
+    A process that training/sweep.py has started gets its folder from there.
+    """
+    if "SWEEP_RUN" in os.environ:
+        return Path(os.environ["SWEEP_RUN"])
     job = os.environ.get("SLURM_JOB_ID")
     now = datetime.now()
     for run in newest_first(logs):
