@@ -4,6 +4,7 @@ Source of the digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwrit
 """
 
 import random
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -25,10 +26,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Compose, Identity, RandomCrop, RandomHorizontalFlip, Transform
 
-from data.pictures import find_pictures, open_picture, read_picture
+from data.pictures import find_pictures, is_junk, leave_out_unreadable, list_pictures, open_picture, read_picture
 
 ROOT = Path(__file__).resolve().parents[1]
-SPLITS = {"train": ("training", "train"), "val": ("validation", "valid", "val"), "test": ("testing", "test")}
+# Names of folders, in any case and also with endings as in "Training_Set".
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+Place = tuple[str, ...]  # names of the folders that a picture is in, from the data folder on
+MAX_LISTED = 20  # classes whose pictures are counted in the output
 Sample = tuple[Path, str]  # a picture file and the name of its class
 
 
@@ -71,33 +75,113 @@ def write_digits(folder: Path) -> None:
                 raise
 
 
-def find_splits(folder: Path) -> dict[str, Path]:
-    """The folders of the splits; without one for training, the folder itself is for training."""
-    found = {split: folder / name for split, names in SPLITS.items() for name in names if (folder / name).is_dir()}
-    return found if "train" in found else {"train": folder}
+def split_of(name: str) -> str:
+    """The split that a folder is named after, such as "val" for "Validation_Set"; empty for other names."""
+    word = re.sub(r"([ _-]?(data|set|images|split))+$", "", name.lower())
+    return next((split for split, words in SPLITS.items() if word in words), "")
 
 
-def list_samples(folder: Path) -> list[Sample]:
-    """Lists the pictures in the subfolders of a folder, each of which is a class.
+def list_folders(folder: Path) -> list[Path]:
+    """The subfolders of a folder, sorted, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_junk(path.name))
+
+
+def find_root(folder: Path) -> Path:
+    """The folder that holds those of splits or classes: `folder`, or the only one in it, as in an unpacked archive."""
+    inner = list_folders(folder)
+    if len(inner) == 1 and not split_of(inner[0].name):
+        below = list_folders(inner[0])
+        if len(below) > 1 or any(split_of(path.name) for path in below):
+            return find_root(inner[0])
+    return folder
+
+
+def find_layout(places: set[Place]) -> str:
+    """Whether folders are named SPLIT/CLASS, CLASS/SPLIT or CLASS; in splits, classes have folders of their own."""
+    deep = [place for place in places if len(place) > 1]
+    if any(split_of(first) for first, *_ in deep):
+        return "SPLIT/CLASS"
+    return "CLASS/SPLIT" if deep and all(split_of(place[1]) for place in deep) else "CLASS"
+
+
+def find_split_and_class(place: Place, layout: str) -> tuple[str, str]:
+    """The split and the class of a picture; one of them is empty if it belongs to none."""
+    first, second = (*place, "", "")[:2]
+    if layout == "SPLIT/CLASS":
+        return split_of(first), second
+    return (split_of(second), first) if layout == "CLASS/SPLIT" else ("train", first)
+
+
+def list_samples(folder: Path) -> tuple[dict[str, list[Sample]], list[str]]:
+    """Lists the pictures of SPLIT/CLASS/*, CLASS/SPLIT/* or CLASS/*; without splits, all are for training.
+
+    Returns:
+        The pictures with their classes by split, and what is left out.
 
     Raises:
-        FileNotFoundError: There is no subfolder, or one without a picture.
+        FileNotFoundError: There are no pictures for training, none of the pictures of a class can be read, or two
+            folders are named after the same split.
     """
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not classes:
-        raise FileNotFoundError(f"{folder} has no subfolders: put the pictures of each class into a folder of its name")
-    samples = [(file, file.relative_to(folder).parts[0]) for file in find_pictures(classes)]
-    if empty := {path.name for path in classes} - {name for _, name in samples}:
-        raise FileNotFoundError(f"{folder} has no readable pictures in {', '.join(sorted(empty))}: add or remove them")
-    inner = [{path.name for path in each.iterdir() if path.is_dir()} for each in classes]
-    if inner[0] and all(names == inner[0] for names in inner):
-        names = ", ".join(path.name for path in classes)
+    places = {file: file.relative_to(folder).parts[:-1] for file in list_pictures(folder)}
+    layout = find_layout(set(places.values()))
+    found = {file: find_split_and_class(place, layout) for file, place in places.items()}
+    wanted = {file: where for file, where in found.items() if all(where)}
+    check_folders(folder, {places[file]: where for file, where in wanted.items()}, layout)
+    splits: defaultdict[str, list[Sample]] = defaultdict(list)
+    for file in leave_out_unreadable(list(wanted)):
+        split, name = wanted[file]
+        splits[split].append((file, name))
+    if lost := set(wanted.values()) - {(split, name) for split, part in splits.items() for _, name in part}:
+        names = ", ".join(f"{name} ({split})" for split, name in sorted(lost))
+        raise FileNotFoundError(f"{folder} has no readable pictures of {names}: repair or remove them")
+    skipped = Counter(str(Path(*places[file][:1])) for file in places.keys() - wanted.keys())
+    left_out = [f"{count} in {name}/, which are in no folder of a class" for name, count in sorted(skipped.items())]
+    known = {name for _, name in splits["train"]}
+    for split in ("val", "test"):
+        classes = {name for _, name in splits[split]}
+        if len(classes) == 1 and not classes & known:
+            left_out.append(f"{len(splits.pop(split))} pictures for {split}, as {classes.pop()}/ is no class to train")
+    return {split: part for split, part in splits.items() if part}, left_out + list_others(folder, places)
+
+
+def check_folders(folder: Path, places: dict[Place, tuple[str, str]], layout: str) -> None:
+    """Warns if splits may have been taken for classes.
+
+    Raises:
+        FileNotFoundError: There are no pictures for training, or two folders are named after the same split.
+    """
+    names = sorted({name for _, name in places.values()})
+    if not any(split == "train" for split, _ in places.values()) or all(map(split_of, names)):
+        raise FileNotFoundError(
+            f"{folder} has no training pictures in folders of classes: use CLASS/* or train/CLASS/*"
+        )
+    if layout == "SPLIT/CLASS":
+        first = {place[0]: split for place, (split, _) in places.items()}
+        for split, count in Counter(first.values()).items():
+            if count > 1:
+                same = " and ".join(sorted(name for name, other in first.items() if other == split))
+                raise FileNotFoundError(f"{folder}: {same} are both named after the {split} split: rename one of them")
+    inner = [{place[1] for place in places if place[0] == name and len(place) > 1} for name in names]
+    if layout == "CLASS" and inner[0] and all(each == inner[0] for each in inner):
         rank_zero_only(print)(
-            f"warning: the classes in {folder} are {names}, and all have the same subfolders: if these are the classes,"
-            " name the folders above them train, val and test",
+            f"warning: the classes in {folder} are {', '.join(names)}, and all have the same subfolders:"
+            " if these are the classes, name the folders above them train, val and test",
             file=sys.stderr,
         )
-    return samples
+
+
+def list_others(folder: Path, places: dict[Path, Place]) -> list[str]:
+    """Folders without pictures and files that are no pictures, apart from hidden ones."""
+    paths = [path for path in sorted(folder.rglob("*")) if not any(map(is_junk, path.relative_to(folder).parts))]
+    full = {folder.joinpath(*place[:depth]) for place in places.values() for depth in range(len(place) + 1)}
+    empty = [
+        f"{path.relative_to(folder)}/, which holds no pictures" for path in paths if path.is_dir() and path not in full
+    ]
+    others = [path.name for path in paths if path.is_file() and path not in places]
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        empty.append(f"{len(others)} files that are no pictures: {', '.join(others[:5])}{more}")
+    return empty
 
 
 def split_off(samples: list[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
@@ -129,10 +213,10 @@ class MyDataModule(LightningDataModule):
     A batch is a pair: pictures (N, 3, H, W), float32 in [0, 1], and classes (N,), int64.
 
     Args:
-        data_dir: Folder with CLASS/*, or with train/CLASS/* and optionally val/CLASS/* and test/CLASS/*. A missing test
-            split gets 20% of the training pictures of each class, then a missing val split 10% of the others; copies
-            of a file stay together. Null writes the digits to data/digits. A relative path starts at the project's
-            root.
+        data_dir: Folder with CLASS/*, or with train/CLASS/* and optionally val/CLASS/* and test/CLASS/*; see `SPLITS`
+            for other names of splits. A missing test split gets 20% of the training pictures of each class, then a
+            missing val split 10% of the others; copies of a file stay together. Null writes the digits to data/digits.
+            A relative path starts at the project's root.
         image_size: Height and width in pixels to which pictures are resized, after their centre is cropped to a square.
             Null takes the median of the shorter sides of the pictures, rounded to a multiple of 32 from 32 to 224.
         batch_size: Samples per step and device.
@@ -169,11 +253,13 @@ class MyDataModule(LightningDataModule):
             write_digits(self.data_dir)
         if not self.data_dir.is_dir():
             raise FileNotFoundError(f"{self.data_dir} is not a folder: --data.data_dir needs CLASS/* or train/CLASS/*")
-        folders = find_splits(self.data_dir)
-        splits = {split: list_samples(folder) for split, folder in folders.items()}
+        self.root = find_root(self.data_dir)
+        splits, self.left_out = list_samples(self.root)
+        self.sources: dict[str, str] = {}  # of splits that have no pictures of their own
         for split, share in (("test", 0.2), ("val", 0.1)):
             if split not in splits:
                 splits["train"], splits[split] = split_off(splits["train"], share)
+                self.sources[split] = " (from train)"
         if not (splits["val"] and splits["test"]):
             raise MisconfigurationException(
                 f"{self.data_dir} has too few pictures to split: use five or more per class"
@@ -204,11 +290,23 @@ class MyDataModule(LightningDataModule):
             files = find_pictures(self.inputs)
             self.predict = PictureDataset(files, [{"input": str(file)} for file in files], size, Identity())
             return
+        if stage == "fit":
+            rank_zero_only(print)(self.report(), flush=True)
         flip = RandomHorizontalFlip(0.5 if self.flip else 0.0)
         self.train = self._dataset("train", size + size // 7, Compose([RandomCrop(size), flip]))
         self.val, self.test = (self._dataset(split, size, Identity()) for split in ("val", "test"))
         if stage == "predict":
             self.predict = self._some_test_samples(size)
+
+    def report(self) -> str:
+        """What was read, in a few lines."""
+        parts = [f"{split} {len(self.samples[split])}{self.sources.get(split, '')}" for split in SPLITS]
+        counts = Counter(name for part in self.samples.values() for _, name in part)
+        classes = [f"{name} {counts[name]}" for name in self.class_names[:MAX_LISTED]]
+        if len(counts) > MAX_LISTED:
+            classes.append(f"and {len(counts) - MAX_LISTED} more")
+        lines = [f"data: {counts.total()} pictures of {len(counts)} classes in {self.root}: {', '.join(parts)}"]
+        return "\n  ".join([*lines, f"classes: {', '.join(classes)}", *(f"left out: {what}" for what in self.left_out)])
 
     def _dataset(self, split: str, size: int, transform: Transform) -> PictureDataset:
         """The pictures of a split with the numbers of their classes.

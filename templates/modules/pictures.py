@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import SEEK_END
 from pathlib import Path
 
 import torch
@@ -12,43 +14,64 @@ from torch.nn.functional import pad
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize, to_dtype
 
 # Pillow decodes these itself; for others, such as EPS, it may run another program.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+SUFFIXES = sorted(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of complete files
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Lists the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
+
+    Links to missing files are listed, too.
+    """
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    shown = [file for file in found if not any(is_junk(part) for part in file.relative_to(folder).parts)]
+    return [file for file in shown if file.is_file() or not file.exists()]  # a pipe or socket would block
+
+
+def is_junk(name: str) -> bool:
+    """Whether operating systems write hidden files or folders of this name."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     """Lists the picture files among `paths` and, sorted, in the folders among them and their subfolders.
 
-    Files in folders that look like pictures and cannot be opened are left out and named in a warning.
+    Files in folders that look like pictures and cannot be read are left out and named in a warning.
 
     Raises:
         FileNotFoundError: A path is neither a file nor a folder, or there is no picture.
     """
     files: list[Path] = []
-    unreadable: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                # Neither pipes and sockets, which would block, nor folders; but links to missing files.
-                if file.suffix.lower() in SUFFIXES and (file.is_file() or not file.exists()):
-                    (files if can_open(file) else unreadable).append(file)
-        elif path.is_file():
-            files.append(path)
-        else:
+        if not (path.is_dir() or path.is_file()):
             raise FileNotFoundError(f"{path} is not an existing file or folder: use pictures or folders of pictures")
-    if unreadable:
-        names = ", ".join(map(str, unreadable[:20])) + (" and others" if len(unreadable) > 20 else "")
-        rank_zero_only(print)(f"warning: left out {len(unreadable)} unreadable: {names}", file=sys.stderr)
+        files += leave_out_unreadable(list_pictures(path)) if path.is_dir() else [path]
     if not files:
         raise FileNotFoundError(f"no picture in {', '.join(map(str, paths))}: looked for {' '.join(SUFFIXES)}")
     return files
 
 
-def can_open(file: Path) -> bool:
-    """Whether a file has the header of a picture."""
+def leave_out_unreadable(files: list[Path]) -> list[Path]:
+    """The pictures that can be read; a warning names the others."""
+    with ThreadPoolExecutor() as pool:
+        readable = list(pool.map(is_readable, files))
+    unreadable = [str(file) for file, good in zip(files, readable, strict=True) if not good]
+    if unreadable:
+        names = ", ".join(unreadable[:20]) + (" and others" if len(unreadable) > 20 else "")
+        rank_zero_only(print)(f"warning: left out {len(unreadable)} unreadable: {names}", file=sys.stderr)
+    return [file for file, good in zip(files, readable, strict=True) if good]
+
+
+def is_readable(file: Path) -> bool:
+    """Whether a picture can be decoded; of a JPEG or PNG file, only the header and the last bytes are read."""
     try:
-        open_picture(file).close()
-    except OSError:
+        with open_picture(file) as picture, file.open("rb") as content:
+            end = ENDS.get(str(picture.format), b"")
+            content.seek(-len(end), SEEK_END)
+            if not end or content.read() != end:
+                picture.load()
+    except Exception:  # Pillow raises many types for damaged files
         return False
     return True
 
