@@ -19,6 +19,7 @@ FILES = [
     "pyproject.toml",
     "requirements.txt",
     "configs/config.yaml",
+    "configs/sweep.yaml",
     "data/__init__.py",
     "data/data_module.py",
     "models/__init__.py",
@@ -43,6 +44,11 @@ FILES = [
     "training/engine/reports.py",
     "training/engine/run.py",
     "training/engine/run_folder.py",
+    "training/sweep.py",
+    "training/sweeps/__init__.py",
+    "training/sweeps/plan.py",
+    "training/sweeps/results.py",
+    "training/sweeps/trials.py",
     "training/train.py",
 ]
 LOGGER_FILES = {"wandb": ["training/quiet_wandb.py"], "mlflow": ["training/local_mlflow.py"]}

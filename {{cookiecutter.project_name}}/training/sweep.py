@@ -1,0 +1,139 @@
+"""Train several seeds, or search for settings: `python training/sweep.py --seeds 5` or `--trials 20`."""
+
+import argparse
+import shlex
+import signal
+import sys
+import warnings
+from contextlib import redirect_stdout
+from datetime import datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any, NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import optuna
+import yaml
+from optuna.distributions import IntDistribution
+from optuna.pruners import MedianPruner, NopPruner
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from training.engine.command_line import flag_value, refuse
+from training.engine.interrupts import run_command
+from training.engine.run_folder import LOGS, NAME
+from training.sweeps.plan import SEED, Plan, Space, list_grid, read_space, refuse_fixed
+from training.sweeps.results import list_runs, show_results
+from training.sweeps.trials import Sweep
+from training.train import main as train
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        refuse(f"{message} (--help lists all options)")
+
+
+def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this command, and the flags for train.py."""
+    parser = Parser(
+        usage="%(prog)s (--seeds N | --trials N | --list) [--OPTION VALUE ...] [FLAGS OF train.py]",
+        description="Train several seeds, or search for the settings that configs/sweep.yaml names; or list all runs.",
+        epilog="All other flags go to each training/train.py, such as --trainer.max_epochs 3.",
+        allow_abbrev=False,
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--seeds", type=int, metavar="N", help="train with the seeds 0 to N-1")
+    what.add_argument("--trials", type=int, metavar="N", help="train N times, with settings from configs/sweep.yaml")
+    what.add_argument("--list", action="store_true", help="list all runs and sweeps, the newest first")
+    help_ = "folder in logs/sweeps/ (default: the date); the same command with the same name resumes the sweep"
+    parser.add_argument("--name", default=datetime.now().strftime(NAME), help=help_)
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at the same time (default: 1)")
+    help_ = "tpe learns from earlier trials, grid takes each combination of lists once (default: tpe)"
+    parser.add_argument("--sampler", choices=["tpe", "random", "grid"], default="tpe", help=help_)
+    help_ = "median stops a trial that is worse than the median of earlier ones at the same epoch (default: none)"
+    parser.add_argument("--pruner", choices=["none", "median"], default="none", help=help_)
+    help_ = "URL of a database for the results; all its users must share logs/ (default: a file in logs/)"
+    parser.add_argument("--storage", metavar="URL", help=help_)
+    parser.add_argument("--dry_run", action="store_true", help="print the commands of the trials, and train nothing")
+    help_ = "format of --list (default: table)"
+    parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help=help_)
+    options, flags = parser.parse_known_args(args)
+    if any(number is not None and number < 1 for number in (options.seeds, options.trials, options.jobs)):
+        parser.error("--seeds, --trials and --jobs must be at least 1")
+    if Path(options.name).name != options.name:
+        parser.error(f"--name {options.name}: give the name of a folder in logs/sweeps/")
+    if flag_value("--resume", flags) is not None:
+        parser.error("--resume: the same command with the same --name resumes a sweep")
+    return options, [flag for flag in flags if flag != "--"]
+
+
+def resolve(flags: list[str]) -> dict[str, Any]:
+    """All settings of a run with these flags; exits with status 2 where train.py would."""
+    argv, sys.argv = sys.argv, ["train.py", *flags, "--print_config"]
+    try:
+        with redirect_stdout(StringIO()) as output:
+            train()
+    except SystemExit as end:
+        if end.code:
+            raise
+    finally:
+        sys.argv = argv
+    return dict(yaml.safe_load(output.getvalue()))
+
+
+def make_plan(options: argparse.Namespace, flags: list[str]) -> Plan:
+    """What the options and flags ask for; exits with status 2 if they cannot be used together."""
+    config = resolve(flags)
+    if not config["monitor"]:
+        refuse("--monitor null: a sweep compares trials by a metric, such as --monitor val/loss")
+    if config["trainer"]["fast_dev_run"]:
+        refuse("--trainer.fast_dev_run: a sweep needs runs; use --trainer.max_epochs 1")
+    direction = StudyDirection.MAXIMIZE if config["monitor_mode"] == "max" else StudyDirection.MINIMIZE
+    space: Space = {SEED: IntDistribution(0, 2**32 - 1)}
+    grid: list[dict[str, Any]] = [{SEED: seed} for seed in range(options.seeds or 0)]
+    if options.trials:
+        space = read_space(lambda more: resolve([*flags, *more]))
+        grid = list_grid(space) if options.sampler == "grid" else []
+    refuse_fixed(space, flags)
+    total = min(options.trials, len(grid)) if options.trials and grid else options.trials or options.seeds
+    folder = LOGS / "sweeps" / options.name
+    return Plan(folder, flags, config["monitor"], direction, total, space, grid, options.sampler)
+
+
+def main(args: list[str] | None = None) -> None:
+    given = sys.argv[1:] if args is None else args
+    options, flags = parse(given)
+    if options.list:
+        list_runs(resolve([]), options.format)
+        return
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    plan = make_plan(options, flags)
+    if options.dry_run:
+        trials: list[FrozenTrial] = []
+        while len(trials) < plan.total:
+            trials.append(plan.next_trial(trials))
+            print(plan.command(trials[-1].params))
+        return
+    sweep = Sweep(plan, options.storage, MedianPruner() if options.pruner == "median" else NopPruner())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: sweep.signals.append(number))
+    name = [] if flag_value("--name", given) else ["--name", options.name]
+    again = shlex.join(["python", "training/sweep.py", *name, *given])
+    print(f"sweep folder: {plan.folder}\nto resume: {again}", flush=True)
+    sweep.train(options.jobs)
+    if sweep.signals:
+        print(f"interrupted by {signal.Signals(sweep.signals[0]).name}; resume with: {again}", file=sys.stderr)
+        sys.exit(128 + sweep.signals[0])
+    if not sweep.study.get_trials(states=[TrialState.COMPLETE]):
+        sys.exit(f"error: no trial has finished; {plan.folder / 'results.csv'} holds the errors")
+    show_results(sweep.study, plan.folder, plan.monitor)
+    best = sweep.study.best_trial
+    print(f"best run: {best.user_attrs['run']}\nto train it again: {plan.command(best.params)}")
+    if sweep.interrupted:
+        sys.exit(f"error: trials ended early; resume {sweep.interrupted} with: {again}")
+
+
+if __name__ == "__main__":
+    run_command(main)

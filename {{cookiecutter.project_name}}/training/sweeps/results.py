@@ -1,0 +1,198 @@
+"""Tables and pictures of a sweep, and the list of all runs."""
+
+import csv
+import warnings
+from math import nan
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import matplotlib
+import optuna
+import yaml
+from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from optuna.visualization import matplotlib as plots
+from scipy.stats import t
+
+from training.engine.files import read_json, replacing
+from training.engine.reports import print_rows, print_table, save_figures
+from training.engine.run_folder import LOGS, ROOT
+from training.sweeps.plan import SEED
+
+STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+Row = dict[str, Any]
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process holds a lock file."""
+    try:
+        if file.exists():
+            with FileLock(file, timeout=0):
+                pass
+    except Timeout:
+        return True
+    return False
+
+
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none if it is missing."""
+    if not file.exists():
+        return []
+    with open(file, newline="", encoding="utf-8") as text:
+        return list(csv.DictReader(text))
+
+
+def same_columns(rows: list[Row]) -> list[Row]:
+    """Rows with the columns of all of them, empty where a row has no value."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [{column: row.get(column, "") for column in columns} for row in rows]
+
+
+def write_results(study: optuna.Study, folder: Path) -> None:
+    """Writes a row for each trial, with its metrics on the test split, to `results.csv`."""
+    rows: list[Row] = [dict.fromkeys(("number", "state", "value"))]
+    for trial in study.get_trials(deepcopy=False):
+        run, state = trial.user_attrs["run"], STATES.get(trial.state, "unfinished")
+        row = {"number": trial.number, "state": state, "value": trial.value, **trial.params, "run": run}
+        rows.append(row | {"error": trial.user_attrs.get("error")} | read_json(ROOT / run / "test_metrics.json"))
+    header, *rows = same_columns(rows)
+    with replacing(folder / "results.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as text:
+        writer = csv.DictWriter(text, header)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def show_results(study: optuna.Study, folder: Path, monitor: str) -> None:
+    """Prints the finished trials, the best one first, and draws them; seeds with the mean and its interval."""
+    trials = study.get_trials(states=[TrialState.COMPLETE])
+    trials.sort(key=lambda trial: trial.value or 0.0, reverse=study.direction == StudyDirection.MAXIMIZE)
+    if SEED not in study.best_params:
+        print_table([{"trial": trial.number, monitor: trial.value} | as_text(trial.params) for trial in trials])
+        save_figures(folder, {"search": lambda: draw_search(study, monitor)}, [])
+        return
+    tests = [read_json(ROOT / trial.user_attrs["run"] / "test_metrics.json") for trial in trials]
+    rows = [{"seed": trial.params[SEED], monitor: trial.value} for trial in trials]
+    rows = same_columns([row | test for row, test in zip(rows, tests, strict=True)])
+    print_table(rows)
+    names = [name for name in rows[0] if name != "seed"]
+    metrics = {name: {row["seed"]: row[name] for row in rows if row[name] != ""} for name in names}
+    print_table([describe(name, list(values.values())) for name, values in metrics.items()])
+    save_figures(folder, {"seeds": lambda: draw_seeds(metrics)}, [])
+
+
+def as_text(settings: dict[str, Any]) -> dict[str, str]:
+    """Settings with four significant digits."""
+    return {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in settings.items()}
+
+
+def describe(name: str, values: list[float]) -> Row:
+    """A row about the values of a metric."""
+    mean, deviation, half = estimate_mean(values)
+    interval = f"{mean - half:.4f} to {mean + half:.4f}"
+    return {"metric": name, "mean": mean, "standard deviation": deviation, "95% interval of the mean": interval}
+
+
+def estimate_mean(values: list[float]) -> tuple[float, float, float]:
+    """Mean, standard deviation, and half the 95% interval of the mean by Student's t; NaN for a single value."""
+    deviation = stdev(values) if len(values) > 1 else nan
+    return fmean(values), deviation, float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+
+
+def draw_seeds(metrics: dict[str, dict[int, float]]) -> Figure:
+    """Draws metrics by seed, with their mean and its interval."""
+    figure = Figure(figsize=(4 * len(metrics), 3.5), layout="constrained")
+    for i, (name, values) in enumerate(metrics.items()):
+        axis = figure.add_subplot(1, len(metrics), i + 1)
+        mean, _, half = estimate_mean(list(values.values()))
+        axis.axhspan(mean - half, mean + half, alpha=0.2, label="95% interval of the mean")
+        axis.axhline(mean, label="mean")
+        axis.plot(list(values), list(values.values()), "ko")
+        axis.set_xticks(sorted(values))
+        axis.set_xlabel("seed")
+        axis.set_ylabel(name, parse_math=False)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def draw_search(study: optuna.Study, monitor: str) -> dict[str, Figure]:
+    """Draws the history of a search, the metric by setting, and the importance of each setting."""
+    matplotlib.use("agg")
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    axes = {
+        "history": plots.plot_optimization_history(study, target_name=monitor),
+        "slices": plots.plot_slice(study, target_name=monitor),
+    }
+    if len(study.best_params) > 1 and len(study.get_trials(states=[TrialState.COMPLETE])) > 1:
+        evaluator = PedAnovaImportanceEvaluator()
+        axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, target_name=monitor)
+    figures = {name: getattr(axis, "flat", [axis])[0].figure for name, axis in axes.items()}
+    for figure in figures.values():
+        figure.set_layout_engine("constrained")  # Optuna cuts long names off
+    return figures
+
+
+def list_runs(defaults: dict[str, Any], form: str) -> None:
+    """Prints all runs and sweeps, the newest first, with their metrics on the test split.
+
+    Args:
+        defaults: The settings of configs/config.yaml; those of a run that differ are listed.
+        form: "table", "csv" or "json".
+    """
+    patterns = ("*/run.json", "sweeps/*/*/run.json", "sweeps/*/sweep.json")
+    files = [file for pattern in patterns for file in LOGS.glob(pattern)]
+    rows, settings = [], []
+    for file in sorted(files, key=changed_at, reverse=True):
+        folder = file.parent
+        is_sweep = file.name == "sweep.json"
+        state = state_of_sweep(folder) if is_sweep else state_of_run(folder)
+        row = {"run": folder.relative_to(LOGS).as_posix(), "state": state}
+        rows.append(row | read_json(folder / "test_metrics.json"))
+        settings.append(" ".join(read_json(file).get("flags", [])) if is_sweep else describe_changes(folder, defaults))
+    if not rows:
+        print(f"no runs in {LOGS}")
+        return
+    print_rows([row | {"settings": each} for row, each in zip(same_columns(rows), settings, strict=True)], form)
+
+
+def changed_at(file: Path) -> float:
+    """When a run, or the newest one of a sweep, began or ended."""
+    files = file.parent.glob("*/run.json") if file.name == "sweep.json" else []
+    return max(each.stat().st_mtime for each in [file, *files])
+
+
+def state_of_run(run: Path) -> str:
+    if is_locked(run / ".lock"):
+        return "running"
+    if read_json(run / "run.json").get("state") == "finished":
+        return "finished"
+    states = {Path(row["run"]).name: row["state"] for row in read_rows(run.parent / "results.csv")}
+    return states.get(run.name, "unfinished").replace("unfinished", "interrupted")
+
+
+def state_of_sweep(folder: Path) -> str:
+    if any(is_locked(file) for file in [*folder.glob(".*.lock"), *folder.glob("*/.lock")]):
+        return "running"
+    states = [row["state"] for row in read_rows(folder / "results.csv") if row["state"] != "unfinished"]
+    if len(states) < read_json(folder / "sweep.json")["trials"]:
+        return "interrupted"
+    return "finished" if "finished" in states else "failed"
+
+
+def describe_changes(run: Path, defaults: dict[str, Any]) -> str:
+    """The settings of a run that differ from the defaults."""
+    file, usual = run / "config.yaml", flatten(defaults)
+    config = flatten(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    changed = {key: value for key, value in config.items() if value != usual.get(key)}
+    return " ".join(f"{key}={value}" for key, value in as_text(changed).items())
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
