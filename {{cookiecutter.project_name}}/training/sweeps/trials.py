@@ -103,6 +103,7 @@ class Sweep:
                 return None
             # One record holds all of a trial, so that a killed process leaves no part of one.
             self.study.add_trial(self.plan.next_trial(trials))
+            write_results(self.study, self.plan.folder)
             return self.take(self.study.get_trials()[-1])
 
     def take(self, trial: FrozenTrial) -> Job | None:
