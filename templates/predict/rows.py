@@ -8,6 +8,7 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lightning.pytorch.cli import LightningArgumentParser
+from torch import Tensor
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
@@ -28,16 +29,17 @@ class PredictCLI(CheckpointCLI):
 def main(args: list[str] | None = None) -> None:
     cli = PredictCLI(MyModel, MyDataModule, args)
     outputs = predict(cli, cli.config.inputs)
-    if all(isinstance(output, Mapping) for output in outputs):
-        print_rows([row for output in outputs for row in rows_of(output)], cli.config.format)
-    else:  # what predict_step returns by default
-        for output in outputs:
-            print(output)
+    print_rows([row for output in outputs for row in rows_of(output)], cli.config.format)
 
 
-def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One dictionary for each sample of a batch, whose predictions are columns of equal length."""
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+def rows_of(output: Any) -> list[dict[str, Any]]:
+    """One dictionary for each sample of a batch: the columns that `predict_step` returns, or its tensor."""
+    if isinstance(output, Tensor):
+        output = {"output": output}
+    elif not isinstance(output, Mapping):
+        output = {"output": [str(output)]}
+    columns = [values.tolist() if isinstance(values, Tensor) else values for values in output.values()]
+    return [dict(zip(output, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 if __name__ == "__main__":

@@ -64,21 +64,49 @@ def test_splits_of_odd_sizes_and_batch_normalisation_give_the_metrics_of_one_pro
     assert_metrics_are_those_of_one_process(project)
 
 
+class Launched(Runner):
+    """Runs the script in two processes that torchrun starts, and starts again when one of them dies."""
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=3"]
+        return subprocess.Popen(
+            [sys.executable, "-u", *torchrun, str(self.project / "training" / "train.py"), *more],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+
+
 def test_torchrun_sets_the_number_of_processes(bake: Bake) -> None:
     project = bake(fresh=True, project_name="launched")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
-    done = subprocess.run(
-        [*command, str(project.path / "training" / "train.py"), "--trainer.max_epochs=2", "--trainer.accelerator=cpu"],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    runner = Launched(project.path, [])
+    assert runner.to_the_end("--trainer.max_epochs=2", "--trainer.accelerator=cpu") == 0, runner.output
     (folder,) = project.runs()
     # 1,257 samples in batches of 64 are 20 steps for one process, and 10 for each of two.
     assert max(int(row["step"]) for row in rows(folder) if row["train/loss"]) == 19
-    assert done.stdout.count("run folder: ") == 1
+    assert runner.output.count("run folder: ") == 1
     assert_metrics_are_those_of_one_process(project)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_torchrun_restarts_a_killed_process_and_the_run_goes_on_exactly(bake: Bake) -> None:
+    flags = ["--trainer.max_epochs=6", "--trainer.accelerator=cpu"]
+    runner = Launched(bake(fresh=True, project_name="restarted").path, flags)
+    assert runner.to_the_end(*flags) == 0, runner.output
+    (reference,) = runs(runner.project)
+    process = runner.start(*flags)
+    runner.until_fitting(process, resumed=False)
+    folder = runs(runner.project)[-1]
+    runner.until_file(process, folder / "checkpoints" / "last.ckpt")
+    os.kill(max(processes_of(runner.project) - {process.pid}), signal.SIGKILL)
+    assert runner.finish(process) == 0, runner.output
+    assert "resuming" in runner.output
+    assert runs(runner.project) == [reference, folder]
+    assert compare(reference, folder) == []
+    wait_until_gone(runner.project)
 
 
 def test_number_of_processes_that_differs_from_the_launchers_is_refused(bake: Bake) -> None:
@@ -88,9 +116,9 @@ def test_number_of_processes_that_differs_from_the_launchers_is_refused(bake: Ba
     assert "trainer.devices 3" in done.stderr and "2 processes" in done.stderr
 
 
-def processes_of(project: Path) -> list[int]:
+def processes_of(project: Path) -> set[int]:
     """The processes that run a script of a project."""
-    found = []
+    found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -98,7 +126,7 @@ def processes_of(project: Path) -> list[int]:
             except OSError:
                 continue
             if str(project).encode() in command and b"train.py" in command:
-                found.append(int(entry.name))
+                found.add(int(entry.name))
     return found
 
 
@@ -106,7 +134,7 @@ def wait_until_gone(project: Path) -> None:
     deadline = time.monotonic() + 60
     while processes_of(project) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert processes_of(project) == []
+    assert not processes_of(project)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

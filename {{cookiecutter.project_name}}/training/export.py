@@ -89,7 +89,8 @@ def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) ->
         with redirect_stderr(StringIO()):  # PyTorch prints the graph of a module that cannot be exported
             program = torch.export.export(module, example, dynamic_shapes=sizes)
     except (AttributeError, RuntimeError, TypeError) as error:
-        raise OSError(f"{form} cannot hold this network, weights and model can ({type(error).__name__})") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise OSError(f"{form} cannot hold this network, weights and model can ({reason})") from error
     if form == "pt2":
         torch.export.save(program, file)
     else:

@@ -122,7 +122,8 @@ def predict(cli: CheckpointCLI, inputs: list[str]) -> list[Any]:
         data.inputs = inputs
     elif inputs:
         cli.parser.error(f"INPUT needs {type(data).__name__}.inputs, which predict_dataloader reads")
-    if not is_overridden("predict_dataloader", data):
+    own_loader = is_overridden("predict_dataloader", data)
+    if not own_loader:
         split = "test" if is_overridden("test_dataloader", data) else "val"
         print(f"predicting {split} samples, as {type(data).__name__} has no predict_dataloader", file=sys.stderr)
         data.predict_dataloader = getattr(data, f"{split}_dataloader")
@@ -130,4 +131,10 @@ def predict(cli: CheckpointCLI, inputs: list[str]) -> list[Any]:
         data.setup = lambda stage=stage: setup(stage)
     if not is_overridden("predict_step", model):
         model.predict_step = lambda batch, *rest: model(batch[0] if isinstance(batch, list | tuple) else batch)
-    return list(cli.run(cli.trainer.predict, cli.ckpt_path) or [])
+    try:
+        return list(cli.run(cli.trainer.predict, cli.ckpt_path) or [])
+    except (TypeError, ValueError, AttributeError) as error:
+        if own_loader:
+            raise
+        step, loader = f"{type(model).__name__}.predict_step", f"{type(data).__name__}.predict_dataloader"
+        raise OSError(f"{step} fails with {split} samples ({error}): change it, or add {loader}") from error

@@ -1,5 +1,6 @@
 """Signals that interrupt a run, and errors that end a command."""
 
+import atexit
 import logging
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from multiprocessing import active_children
 from types import FrameType
 from typing import Any
 
@@ -37,7 +39,8 @@ class Interrupts:
     """Remembers SIGINT, SIGTERM and, under SLURM, SIGUSR1 until the training loop acts on them.
 
     Outside of the loop, and at the second signal, the process exits at once with status 128 plus the signal's number.
-    DataLoader workers, which share the process group, ignore the first signal: the main process still needs them.
+    DataLoader workers, which a signal to the process group reaches too, ignore the first one: the main process still
+    needs them.
 
     Attributes:
         signal: Number of the received signal, or None.
@@ -48,12 +51,19 @@ class Interrupts:
         self.signal: int | None = None
         self.deferred = False
         self.process = os.getpid()
+        atexit.register(end_workers)
 
     def listen(self) -> None:
         """Installs the handlers, in place of Lightning's if these are there already."""
         on_slurm = SLURMEnvironment.detect()
         for number in [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if on_slurm else [])]:
             signal.signal(number, self._receive)
+
+    def start_worker(self, then: Callable[[int], Any] | None, worker: int) -> None:
+        """Starts a DataLoader worker, in which PyTorch has replaced the handler of SIGTERM."""
+        self.listen()
+        if then:
+            then(worker)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again, self.signal = self.signal is not None, number
@@ -74,6 +84,15 @@ class Interrupts:
         if is_first_process() and number not in (signal.SIGINT, signal.SIGTERM):
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
         sys.exit(128 + number)
+
+
+def end_workers() -> None:
+    """Ends the DataLoader workers that are left, as one SIGTERM, which they ignore, would not."""
+    if os.name != "nt":
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler takes their end for a fault
+    for child in active_children():
+        if child.daemon:
+            child.kill()
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -105,7 +124,7 @@ def explain(error: Exception) -> str | None:
     if "DataLoader worker (pid" in message:
         return f"{message} It may have run out of memory: use fewer --data.num_workers"
     if re.search("gloo|NCCL|Connection (closed|reset) by peer", message):
-        return f"another process of the run has ended: resume with --resume ({message.splitlines()[0]})"
+        return f"another process of the run has ended: resume with --resume ({message.splitlines()[0].split('. ')[0]})"
     return None
 
 

@@ -7,6 +7,7 @@ same batches because data is read with random numbers of its own, which start an
 
 import random
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from math import isfinite
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Trainer
+from lightning.fabric.utilities.data import _auto_add_worker_init_fn
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch.loops.fetchers import _DataFetcher, _profile_nothing
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -181,3 +183,13 @@ def install_loops(trainer: Trainer, seed: int, checkpoints: Checkpoints, interru
     trainer.fit_loop = fit_loop = FitLoop(trainer, old.min_epochs, old.max_epochs)
     fit_loop.epoch_loop = loop = EpochLoop(trainer, old.min_steps, old.max_steps)
     loop.seed, loop.checkpoints, loop.interrupts = seed, checkpoints, interrupts
+    process = trainer.strategy.process_dataloader
+
+    def process_dataloader(loader: Any) -> Any:
+        _auto_add_worker_init_fn(loader, trainer.global_rank)
+        start = getattr(loader, "worker_init_fn", None)
+        if isinstance(loader, DataLoader) and getattr(start, "func", None) != interrupts.start_worker:
+            loader.worker_init_fn = partial(interrupts.start_worker, start)
+        return process(loader)
+
+    trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ import torch
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from torch.distributed import PrefixStore, TCPStore
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
@@ -65,3 +66,18 @@ def follow_launcher(config: Namespace, parser: LightningArgumentParser) -> None:
         if str(config.devices) not in ("auto", "1", str(processes // nodes)):
             parser.error(f"trainer.devices {config.devices}: the launcher started {processes // nodes} processes here")
         config.devices, config.num_nodes = processes // nodes, nodes
+
+
+def rejoin_launcher(trainer: Trainer) -> None:
+    """Connects processes that torchrun has started again, each time under names of their own in its store.
+
+    torchrun keeps its store over a restart, and with it the addresses of the processes that have ended; PyTorch would
+    connect to these (pytorch/pytorch#135712).
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or trainer.world_size == 1:
+        return
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    backend = "gloo" if trainer.strategy.root_device.type == "cpu" else "nccl"
+    store = PrefixStore(f"restart_{attempt}", store)
+    torch.distributed.init_process_group(backend, store=store, rank=trainer.global_rank, world_size=trainer.world_size)

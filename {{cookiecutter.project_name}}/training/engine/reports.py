@@ -124,6 +124,8 @@ def print_rows(rows: list[dict[str, Any]], form: str) -> None:
 def read_curves(file: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """The metrics of training and validation in `metrics.csv`: points (step, value) by quantity and metric."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    if not file.exists():  # a run of a few steps may have logged nothing
+        return curves
     with open(file, newline="", encoding="utf-8") as text:
         for row in csv.DictReader(text):
             step = row.pop("step")
@@ -139,9 +141,11 @@ def draw_curves(file: Path, best_step: int | None) -> Any:
     from matplotlib.figure import Figure
 
     curves = read_curves(file)
-    columns = min(PANELS, max(len(curves), 1))
+    if not curves:
+        return {}
+    columns = min(PANELS, len(curves))
     lines = -(-len(curves) // columns)
-    figure = Figure(figsize=(5 * columns, 3.5 * max(lines, 1)), layout="constrained")
+    figure = Figure(figsize=(5 * columns, 3.5 * lines), layout="constrained")
     for i, (quantity, metrics) in enumerate(sorted(curves.items())):
         axis = figure.add_subplot(lines, columns, i + 1)
         for name, points in sorted(metrics.items()):

@@ -16,15 +16,15 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from training.engine.checkpoints import Checkpoints, SafeCheckpointIO, read_step
 from training.engine.command_line import ProjectCLI, flag_value, read_config
-from training.engine.evaluation import make_evaluator
+from training.engine.evaluation import make_evaluator, missing_for
 from training.engine.files import read_json, replacing, write_json
 from training.engine.interrupts import Interrupts, is_first_process
 from training.engine.loops import install_loops
 from training.engine.metrics_file import ALL_STEPS, MetricsFile
 from training.engine.plain_values import as_list, is_plain, keep_plain_hyperparameters, make_plain
-from training.engine.processes import follow_launcher
+from training.engine.processes import follow_launcher, rejoin_launcher
 from training.engine.reports import LossLogger
-from training.engine.run_folder import LOGS, ROOT, describe_run, discard_run, find_run, lock_run, new_run, requeued_run
+from training.engine.run_folder import LOGS, ROOT, describe_run, discard_run, find_run, lock_run, new_run, restarted_run
 
 LENGTH = ["trainer.max_epochs", "trainer.max_steps", "trainer.max_time"]
 # Settings that may differ from those of the run that is resumed.
@@ -51,7 +51,7 @@ class RunCLI(ProjectCLI):
         self, model_class: type[LightningModule], data_class: type[LightningDataModule], args: list[str] | None = None
     ) -> None:
         name = flag_value("--resume", sys.argv[1:] if args is None else args)
-        earlier = requeued_run(LOGS) if name is None else find_run(LOGS, name)
+        earlier = restarted_run(LOGS) if name is None else find_run(LOGS, name)
         self.resumed, self.run_dir = earlier is not None, earlier or new_run(LOGS)
         if self.resumed and is_first_process():
             self.lock = lock_run(self.run_dir)
@@ -139,6 +139,7 @@ class RunCLI(ProjectCLI):
             trainer = Trainer(**config)
         except ValueError as error:
             self.parser.error(str(error))
+        rejoin_launcher(trainer)
         install_loops(trainer, self.config.seed_everything, self.checkpoints, self.interrupts)
         return trainer
 
@@ -153,12 +154,16 @@ class RunCLI(ProjectCLI):
 
         Of several processes the first one tests, on one device, and the others get None.
         """
+        if self.trainer.world_size > 1:
+            torch.distributed.destroy_process_group()
+            if not is_first_process():
+                return None
         self.load_weights(self.checkpoints.best)
+        if missing_for(self, "test", self.trainer):  # the last epoch's validation metrics are logged already
+            return make_evaluator(self.config_init.trainer, self.run_dir, [])
         if self.trainer.world_size == 1:
             return self.trainer
-        torch.distributed.destroy_process_group()
-        config = self.config_init.trainer
-        return make_evaluator(config, self.run_dir, self.trainer.loggers) if is_first_process() else None
+        return make_evaluator(self.config_init.trainer, self.run_dir, self.trainer.loggers)
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Writes the metrics of the test, and that the run is finished."""

@@ -30,15 +30,14 @@ def new_run(logs: Path) -> Path:
     """
     if "SWEEP_RUN" in os.environ:
         return Path(os.environ["SWEEP_RUN"])
-    job = os.environ.get("SLURM_JOB_ID")
     now = datetime.now()
     for run in newest_first(logs):
         try:
-            now = max(now, datetime.strptime(run.name[:26], NAME) + timedelta(microseconds=1))
+            now = max(now, datetime.strptime(run.name, NAME) + timedelta(microseconds=1))
             break
         except ValueError:  # a folder that was renamed
             continue
-    return logs / (now.strftime(NAME) + (f"_slurm{job}" if job else ""))
+    return logs / now.strftime(NAME)
 
 
 def newest_first(logs: Path) -> list[Path]:
@@ -64,13 +63,21 @@ def find_run(logs: Path, name: str) -> Path:
     raise FileNotFoundError(f"{logs} has no unfinished run to resume")
 
 
-def requeued_run(logs: Path) -> Path | None:
-    """The run that this command began in a SLURM job that was requeued since, if there is one."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
-        for run in newest_first(logs):
-            if run.name.endswith(f"_slurm{job}") and read_json(run / "run.json")["command"] == COMMAND:
-                return run
+def launched_job() -> tuple[str | None, bool]:
+    """The job of SLURM or torchrun that started this process, and whether it has been started again."""
+    for job, restarts in (("SLURM_JOB_ID", "SLURM_RESTART_COUNT"), ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")):
+        if job in os.environ and os.environ.get(restarts, "0") != "0":
+            return os.environ[job], True
+    return os.environ.get("SLURM_JOB_ID", os.environ.get("TORCHELASTIC_RUN_ID")), False
+
+
+def restarted_run(logs: Path) -> Path | None:
+    """The run that this command began in a job that was started again since, if there is one."""
+    job, restarted = launched_job()
+    for run in newest_first(logs) if restarted else []:
+        described = read_json(run / "run.json")
+        if described.get("job") == job and described["command"] == COMMAND:
+            return run
     return None
 
 
@@ -123,6 +130,7 @@ def describe_run(run: Path, config: Mapping[str, Any], allow_changed_data: bool)
     if changed:
         warn(f"{' and '.join(changed)} changed since {run.name} was started, so results may differ")
     started = before or now | {"command": COMMAND, "resumed": [], "git_commit": git_commit()}
+    started["job"] = launched_job()[0]
     if before:
         started["resumed"] = [*before["resumed"], COMMAND]
     started |= {
