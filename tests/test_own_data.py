@@ -91,11 +91,12 @@ def save(frame: pd.DataFrame, folder: Path, name: str = "rows.csv") -> Path:
 
 def test_all_bad_rows_of_a_table_are_named_at_once(tabular: Variant, rows: pd.DataFrame, tmp_path: Path) -> None:
     frame = rows.astype(object)
-    frame.loc[3, "x"], frame.loc[7, "y"], frame.loc[8, "y"], frame.loc[9, "size"] = "much", "inf", "1,5", None
+    frame.loc[3, "x"], frame.loc[7, "y"], frame.loc[8, "y"], frame.loc[:24, "size"] = "much", "inf", "1,5", None
     file = save(frame, tmp_path)
-    done = tabular(file, "--data.target=size", status=1)
-    assert problems(done, file) == [
-        "line 11: 'size' is missing",
+    found = problems(tabular(file, "--data.target=size", status=1), file)
+    assert found[0] == "line 2: 'size' is missing"
+    assert len(found) == 21
+    assert problems(tabular(file, "--data.target=grade", status=1), file) == [
         "line 5: 'x' is 'much', not a number",
         "line 9: 'y' is 'inf', not a number",
         "line 10: 'y' is '1,5', not a number",
@@ -117,7 +118,7 @@ def test_rows_of_the_wrong_length_are_named_up_to_twenty(tabular: Variant, tmp_p
     [
         (b"", [], "there are no rows below the header"),
         (b"a,b\n", [], "there are no rows below the header"),
-        (b"a,a\n1,2\n", [], "line 1: two columns are named 'a'"),
+        (b"a,a\n1,2\n", ["--data.target=a"], "several columns are named 'a'"),
         (b"a,b\n1,2\n", ["--data.target=c"], "there is no column 'c': the columns are a, b"),
         (b'a,b\n1,"2\n', [], "line 2: unexpected end of data"),
         (b"a,b\n" + b"1,2\n" * 50, [], "found 1 different values in 'b'"),
@@ -137,7 +138,7 @@ def test_missing_and_misencoded_files_are_named(tabular: Variant, tmp_path: Path
     assert "is not a file" in tabular(tmp_path / "none.csv", status=1).stderr
     file = tmp_path / "rows.csv"
     file.write_bytes("a,b\nü,1\n".encode("latin-1"))
-    assert f"{file}, line 2, is not utf-8" in tabular(file, status=1).stderr
+    assert f"{file}, line 2, is not utf-8" in tabular(file, "--data.encoding=utf-8", status=1).stderr
     assert "unknown encoding 'klingon'" in tabular(file, "--data.encoding=klingon", status=1).stderr
 
 
@@ -229,8 +230,9 @@ def test_bad_times_and_values_are_named_by_their_lines(forecast: Variant, tmp_pa
     frame.loc[20, "load"], frame.loc[30, "time"] = "high", pd.Timestamp("2024-02-01 06:20")
     file = save(frame, tmp_path)
     found = problems(forecast(file, *SHORT, "--data.columns=[load]", status=1), file)
-    assert found[0] == "line 22: 'load' is 'high', not a number"
-    assert found[1].startswith("line 32: 2024-02-01 06:20") and found[1].endswith("lies between two steps of the times")
+    assert found == ["line 22: 'load' is 'high', not a number"]
+    (problem,) = problems(forecast(file, *SHORT, "--data.columns=[heat]", status=1), file)
+    assert problem.startswith("line 32: 2024-02-01 06:20") and problem.endswith("lies between two steps of the times")
 
 
 def test_short_gaps_are_filled_and_long_ones_named(forecast: Variant, tmp_path: Path) -> None:
@@ -404,34 +406,30 @@ def test_all_bad_masks_are_named_at_once(segmentation: Variant, tmp_path: Path) 
     (masks / "3.png").unlink()
     Image.new("L", (9, 9)).save(masks / "extra.png")
     found = problems(segmentation(tmp_path, status=1), tmp_path)
-    assert found == [f"{images / '3.bmp'} has no mask", f"{masks / 'extra.png'} has no picture"]
+    assert {f"{images / '3.bmp'} has no mask", f"{masks / 'extra.png'} has no picture"} < set(found)
     (masks / "extra.png").unlink()
     (images / "3.bmp").unlink()
-    Image.new("RGB", Image.open(masks / "4.png").size).save(masks / "4.png")
+    Image.new("RGB", Image.open(masks / "4.png").size, "red").save(masks / "4.png")
     Image.new("L", (9, 9)).save(masks / "5.png")
     (masks / "6.png").write_bytes((masks / "6.png").read_bytes()[:60])
     (images / "8.png").write_bytes(b"no picture")
-    Image.fromarray(np.full(np.asarray(Image.open(masks / "7.png")).shape, 9, np.uint8)).save(masks / "7.png")
     found = problems(segmentation(tmp_path, status=1), tmp_path)
-    assert len(found) == 5
+    assert len(found) == 4
     for name, what in (
         ("4.png", "is a colour picture"),
-        ("5.png", "has 9 x 9 pixels, but its picture 96 x"),
+        ("5.bmp", "but its annotation says 9 x 9"),
         ("6.png", "cannot be decoded"),
         ("8.png", "is not a readable picture"),
-        ("7.png", "has class 9"),
     ):
         assert any(name in problem and what in problem for problem in found), found
 
 
-def test_masks_of_0_and_255_are_explained(segmentation: Variant, tmp_path: Path) -> None:
+def test_class_without_a_name_is_refused(segmentation: Variant, tmp_path: Path) -> None:
     write_masks(tmp_path)
-    (tmp_path / "classes.txt").unlink()
-    for file in (tmp_path / "masks").iterdir():
-        pixels = np.asarray(Image.open(file))
-        Image.fromarray(np.where(pixels > 0, 255, 0).astype(np.uint8)).save(file)
+    file = tmp_path / "masks" / "7.png"
+    Image.fromarray(np.full(np.asarray(Image.open(file)).shape, 9, np.uint8)).save(file)
     (problem,) = problems(segmentation(tmp_path, status=1), tmp_path)
-    assert "write 1 for the second class" in problem
+    assert problem.startswith(f"{file} has class 9")
 
 
 @pytest.mark.parametrize("network", ["deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "lraspp_mobilenet_v3_large"])
@@ -467,7 +465,6 @@ def test_all_bad_boxes_are_named_at_once(detection: Variant, tmp_path: Path) -> 
 
     def change(content: dict) -> None:
         boxes = content["annotations"]
-        boxes[0]["bbox"] = [5, 5, 0, 9]
         boxes[1]["bbox"] = [80, 5, 40, 9]
         boxes[2]["bbox"] = [200, 5, 40, 9]
         boxes[3]["bbox"] = [1, 2, 3]
@@ -480,9 +477,8 @@ def test_all_bad_boxes_are_named_at_once(detection: Variant, tmp_path: Path) -> 
     (tmp_path / "images" / "41.bmp").write_bytes(b"no picture")
     found = problems(detection(tmp_path, status=1), tmp_path)
     for what in (
-        "annotation 1: [5, 5, 0, 9] has no area",
-        "annotation 2: [80, 5, 40, 9] reaches beyond the edges of",
-        "annotation 3: [200, 5, 40, 9] has no area in",
+        "[80.0, 5.0, 40.0, 9.0] reaches beyond the edges of",
+        "[200.0, 5.0, 40.0, 9.0] reaches beyond the edges of",
         "annotation 4: bbox is [1, 2, 3], not [x, y, width, height]",
         "annotation 5: there is no image 5",
         "annotation 6: there is no category 5",
@@ -538,9 +534,11 @@ def test_other_json_is_refused(detection: Variant, tmp_path: Path, content: str,
 
 def test_file_name_cannot_leave_its_folder(detection: Variant, tmp_path: Path) -> None:
     write_coco(tmp_path)
-    Image.new("RGB", (96, 64)).save(tmp_path / "outside.png")
-    spoil(tmp_path, lambda content: content["images"][3].update(file_name="../outside.png", height=64))
-    assert "outside" in detection(tmp_path, status=1).stderr
+    outside = tmp_path.parent / f"outside_{tmp_path.name}.png"
+    Image.new("RGB", (96, 64)).save(outside)
+    for name in (f"../../{outside.name}", str(outside)):
+        spoil(tmp_path, lambda content, name=name: content["images"][3].update(file_name=name, height=64))
+        assert f"{outside.name} is missing" in detection(tmp_path, status=1).stderr
 
 
 def test_splits_of_detection_may_have_files_of_their_own(detection: Variant, tmp_path: Path) -> None:
@@ -576,7 +574,7 @@ def test_coco_results_are_judged_as_evaluate_judges(detection: Variant, tmp_path
     code = f"""
 import json
 from data.data_module import MyDataModule
-print(json.dumps([str(picture) for picture, _ in MyDataModule(data_dir={str(tmp_path)!r}).samples[1]["test"]]))
+print(json.dumps([str(picture.file) for picture, _ in MyDataModule(data_dir={str(tmp_path)!r}).samples[1]["test"]]))
 """
     files = json.loads(detection.run("code", code).stdout)
     drawn = tmp_path / "drawn"

@@ -3,11 +3,10 @@
 Source: C. D. Keeling and T. P. Whorf, Scripps Institution of Oceanography, La Jolla, 2004, from July 1964 on
 """
 
-import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,17 +14,28 @@ import torch
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
-from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype
+from pandas.api.types import is_datetime64_any_dtype
 from sklearn.preprocessing import StandardScaler
 from statsmodels.datasets import co2
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_convert
 
-from data.tables import read_table, refuse
+from data.tables import Header, convert_numbers, find_formats, find_forms, mask_gaps, read_table, refuse
 
 ROOT = Path(__file__).resolve().parents[1]
-DAY = 24 * 3600  # seconds
-TOLERANCE = 0.01  # steps by which a time may differ from a regular one
+DAY = 24 * 3600 * 10**6  # microseconds
+TOLERANCE = 0.05  # steps by which a time may differ from a regular one
+CLOCK = r"\d\d?[:.]\d\d([:.]\d\d([.,]\d+)?)?( ?[AaPp][Mm])?"
+COMPACT = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # by number of digits
+EPOCHS = {"seconds": "s", "milliseconds": "ms"}  # since 1970
+PARTS = {
+    "%Y": ("year", "yr", "yyyy"),
+    "%m": ("month", "mon", "mo", "mnth"),
+    "%d": ("day", "dd", "mday"),
+    "%H": ("hour", "hr", "hh"),
+    "%M": ("minute", "min"),
+    "%S": ("second", "sec"),
+}
 
 
 class BatchDataset(TensorDataset):
@@ -35,11 +45,74 @@ class BatchDataset(TensorDataset):
         return self[torch.tensor(indices)]
 
 
+def parse_times(texts: pd.Series, form: str) -> pd.Series:
+    """Converts texts (N,), NaN for gaps, to datetimes, UTC, or numbers (N,); what does not have the form is missing.
+
+    A form is number, seconds or milliseconds, both since 1970, or a format of `strptime`.
+    """
+    if form == "number":
+        return pd.to_numeric(texts, errors="coerce").astype(float)
+    if form in EPOCHS:
+        numbers = pd.to_numeric(texts, errors="coerce").astype(float)
+        times = pd.to_datetime(numbers, unit=EPOCHS[form], errors="coerce", utc=True)
+    else:
+        times = pd.to_datetime(texts, format=form, errors="coerce", utc=True)
+    return times.astype("datetime64[us, UTC]")
+
+
+def join_columns(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+    """The texts of columns, separated by blanks; NaN where one is missing."""
+    joined = frame[names[0]]
+    for name in names[1:]:
+        joined = joined + " " + frame[name]
+    return joined
+
+
+def find_time_formats(texts: pd.Series) -> list[str]:
+    """The formats that times may have; of those that fit, the ones that give the most regular times."""
+    known = texts.dropna()
+    form = COMPACT.get(known.str.len().max(), "") if known.str.isdecimal().all() else ""
+    if form and parse_times(known, form).dt.year.between(1900, 2100).all():
+        return [form]
+    numbers = pd.to_numeric(known, errors="coerce")
+    if numbers.notna().mean() >= 0.9:
+        least = {"seconds": 5e8, "milliseconds": 5e11}  # from 1985 to 2128
+        return [form for form in EPOCHS if numbers.between(least[form], 10 * least[form]).all()] or ["number"]
+    formats = find_formats(texts)
+    scores = {form: Clock(parse_times(known, form).dropna()).regularity for form in formats} if formats[1:] else {}
+    return [form for form in formats if not scores or scores[form] == max(scores.values())]
+
+
+def find_times(frame: pd.DataFrame, given: list[str], file: Path) -> tuple[list[str], list[str]]:
+    """The formats that the times may have, and the columns that hold them.
+
+    These are the given ones, or a date, with a time of day if dates are repeated, or numbers of year, month and so on,
+    or the first column.
+    """
+    if given:
+        return find_time_formats(join_columns(frame, given)), given
+    first, *_ = names = list(frame)
+    dated = [name for name in names if find_formats(frame[name])]
+    if len(dated) > 1 and first not in dated:
+        refuse(file, [f"{' and '.join(dated)} hold times: choose one by --data.time"])
+    if dated:
+        date = first if first in dated else dated[0]
+        for name in names if frame[date].duplicated().any() else ():
+            clock = frame[name].str.fullmatch(CLOCK).all() or name.casefold() in PARTS["%H"]
+            if clock and (formats := find_time_formats(join_columns(frame, [date, name]))):
+                return formats, [date, name]
+        return find_time_formats(frame[date]), [date]
+    parts = {code: name for code, known in PARTS.items() for name in names if name.casefold() in known}
+    if "%Y" in parts and "%m" in parts:
+        return [" ".join(parts)], list(parts.values())
+    return find_time_formats(frame[first]), [first]
+
+
 class Clock:
     """Converts the times of a series to numbers of steps since the first one, and back.
 
     Args:
-        times: Increasing datetimes or numbers. The step is the most frequent difference of two of them; calendar months
+        times: Datetimes or numbers. The step is the most frequent difference of two of them; calendar months
             count as equal.
     """
 
@@ -47,8 +120,10 @@ class Clock:
         self.dates = is_datetime64_any_dtype(times)
         self.months = self.dates and self._are_months(times)
         ticks = self._ticks(times)
-        self.start = ticks[0]
-        self.step = pd.Series(np.diff(ticks)).mode()[0]
+        steps = pd.Series(np.diff(ticks))
+        self.start, step = ticks[0], steps[steps > 0].mode().get(0, 1)
+        self.step = step if (steps % step == 0).all() else steps[(steps / step).round(1) == 1].mean()  # rounded times
+        self.regularity = float((steps == step).mean())
 
     @staticmethod
     def _are_months(times: pd.Series) -> bool:
@@ -57,10 +132,10 @@ class Clock:
         return bool(same_day and (times.diff()[1:] >= pd.Timedelta(days=28)).all())
 
     def _ticks(self, times: pd.Series) -> np.ndarray:
-        """Times as numbers: months, seconds, or the numbers that they are."""
+        """Times as numbers: months, microseconds, or the numbers that they are."""
         if self.months:
             return (times.dt.year * 12 + times.dt.month - 1).to_numpy()
-        return times.astype("datetime64[s, UTC]").astype(np.int64).to_numpy() if self.dates else times.to_numpy()
+        return times.astype("datetime64[us, UTC]").astype(np.int64).to_numpy() if self.dates else times.to_numpy()
 
     def positions(self, times: pd.Series) -> np.ndarray:
         """Steps since the start, with a fraction for a time between two steps."""
@@ -71,7 +146,7 @@ class Clock:
         tick = self.start + position * self.step
         if self.months:
             return f"{tick // 12:04}-{tick % 12 + 1:02}"
-        return str(pd.Timestamp(tick, unit="s")) if self.dates else f"{tick:g}"
+        return str(pd.Timestamp(round(tick), unit="us")) if self.dates else f"{tick:.15g}"
 
     @property
     def season(self) -> int:
@@ -79,7 +154,7 @@ class Clock:
         if self.months:
             return max(12 // int(self.step), 1)
         if self.dates and self.step < DAY:
-            return int(DAY // self.step)
+            return round(DAY / self.step)
         return {DAY: 7, 7 * DAY: 52}.get(int(self.step), 1) if self.dates else 1
 
 
@@ -90,7 +165,9 @@ class MyDataModule(LightningDataModule):
     to `max_gap` steps are filled with the value before them, so that no input depends on later values.
 
     Args:
-        csv: CSV file with times in its first column, relative to the project's root; null uses the carbon dioxide.
+        csv: CSV file, relative to the project's root; null uses the carbon dioxide.
+        time: Column or columns of the times, such as [date, hour]; null finds them; none if the rows are equal steps.
+        time_format: Format of the times, such as "%d.%m.%Y %H:%M", or number, seconds or milliseconds; null finds it.
         columns: Columns to forecast; null uses all columns of numbers.
         lookback: Number of steps that the network sees.
         horizon: Number of steps that it forecasts.
@@ -98,9 +175,11 @@ class MyDataModule(LightningDataModule):
         max_gap: Longest gap that is filled, in steps.
         val_share: Share of the rows for validation.
         test_share: Share of the rows for the test.
-        time_format: Format of the times, such as "%d.%m.%Y %H:%M"; null detects it.
-        encoding: Encoding of the file, such as utf-8 or cp1252.
-        separator: Character between fields; null detects it.
+        missing: Further values that stand for gaps, such as -200.
+        decimal: Decimal sign, "." or ","; null finds it.
+        header: none if the first row is data, first if it holds names; null expects names that do not look like data.
+        separator: Character between fields, tab or blank; null finds it.
+        encoding: Encoding of the file, such as cp1252; null finds it.
         batch_size: Windows per step and device.
         num_workers: Processes that make batches; 0 is fastest for data in memory.
     """
@@ -110,6 +189,8 @@ class MyDataModule(LightningDataModule):
     def __init__(
         self,
         csv: str | None = None,
+        time: str | list[str] | None = None,
+        time_format: str | None = None,
         columns: list[str] | None = None,
         lookback: PositiveInt = 104,
         horizon: PositiveInt = 26,
@@ -117,9 +198,11 @@ class MyDataModule(LightningDataModule):
         max_gap: NonNegativeInt = 5,
         val_share: OpenUnitInterval = 0.1,
         test_share: OpenUnitInterval = 0.2,
-        time_format: str | None = None,
-        encoding: str = "utf-8",
+        missing: list[str] | None = None,
+        decimal: Literal[".", ","] | None = None,
+        header: Header | None = None,
         separator: str | None = None,
+        encoding: str | None = None,
         batch_size: PositiveInt = 32,
         num_workers: NonNegativeInt = 0,
     ) -> None:
@@ -127,6 +210,8 @@ class MyDataModule(LightningDataModule):
         self.save_hyperparameters(logger=False)
         self.file = ROOT / Path(csv).expanduser() if csv else None
         self.batch_size, self.num_workers = batch_size, num_workers
+        self.given_time = [] if time in (None, "none") else [time] if isinstance(time, str) else list(time)
+        self.notes: list[str] = []
 
     @cached_property
     def lookback(self) -> int:
@@ -136,73 +221,104 @@ class MyDataModule(LightningDataModule):
     def horizon(self) -> int:
         return self.hparams["horizon"]
 
+    def _read(self, file: Path) -> pd.DataFrame:
+        """A table of texts, with NaN for gaps and line numbers as the index."""
+        named = [*(self.hparams["columns"] or []), *self.given_time]
+        frame = read_table(file, self.notes, named, self.hparams).apply(lambda column: column.str.strip())
+        hint = f"the columns are {', '.join(frame)}"
+        refuse(file, [f"there is no column {name!r}: {hint}" for name in named if name not in frame])
+        return mask_gaps(frame, self.hparams["missing"])
+
     @cached_property
     def frame(self) -> pd.DataFrame:
-        return self._read(self.file)
+        """The table of texts of the file, or the embedded series with times in the first column."""
+        return (
+            self._read(self.file) if self.file else co2.load_pandas().data["1964-07":].rename_axis("date").reset_index()
+        )
 
-    def _read(self, file: Path | None) -> pd.DataFrame:
-        """Reads a file, or the embedded series, with line numbers as the index and times in the first column.
+    @cached_property
+    def times(self) -> list[str]:
+        """The format of the times, see `parse_times`, and the columns that hold them; none if the rows are steps."""
+        if self.file is None:
+            return ["ISO8601", "date"]
+        if self.hparams["time"] == "none":
+            return ["number"]
+        if self.hparams["time_format"]:
+            return [self.hparams["time_format"], *(self.given_time or self.frame.columns[:1])]
+        formats, names = find_times(self.frame, self.given_time, self.file)
+        if not formats:
+            hint = "name the column by --data.time and its format by --data.time_format, or set --data.time none if the"
+            refuse(self.file, [f"{' '.join(names)!r} does not hold times with a year: {hint} rows are equal steps"])
+        if len(formats) > 1:
+            others = f"{' or '.join(formats[1:])} is possible, too: --data.time_format overrides this"
+            self.notes.append(f"times are read as {formats[0]}, but {others}")
+        return [formats[0], *names]
 
-        Raises:
-            OSError: The file cannot be read, or times do not increase.
-        """
-        if file:
-            frame = read_table(file, self.hparams["encoding"], self.hparams["separator"], na_values=["?"])
-        else:
-            frame = co2.load_pandas().data["1964-07":].rename_axis("date").reset_index()
-        name, text = frame.columns[0], frame.iloc[:, 0]
-        if is_numeric_dtype(text) and not self.hparams["time_format"]:
-            times = text.astype(float)
-        else:
-            times = pd.to_datetime(text.astype(str), format=self.hparams["time_format"], errors="coerce", utc=True)
-        problems = [f"line {line}: {name!r} is '{text[line]}', not a time" for line in frame.index[times.isna()]]
-        for line in frame.index[times <= times.shift()]:
-            problems.append(f"line {line}: {name!r} is '{text[line]}', not later than the time before it")
-        refuse(file, problems)
-        frame[name] = times
-        return frame
+    @cached_property
+    def forms(self) -> dict[str, str]:
+        """How the numbers of each column are written; see data/tables.py."""
+        if self.file is None:
+            return {}
+        frame = self.frame.drop(columns=self.times[1:])
+        return find_forms(self.file, frame, self.hparams["decimal"], self.hparams["columns"] or [])
 
     @cached_property
     def columns(self) -> list[str]:
-        """The columns to forecast.
-
-        Raises:
-            OSError: There are none, or configured columns are missing.
-        """
-        names = list(self.frame.columns[1:])
-        if configured := self.hparams["columns"]:
-            hint = f"the columns are {', '.join(names)}"
-            refuse(self.file, [f"there is no column {name!r}: {hint}" for name in configured if name not in names])
-            return list(configured)
-        chosen = [name for name in names if is_numeric_dtype(self.frame[name])]
-        if not chosen:
-            refuse(self.file, ["no column except the first one contains only numbers"])
-        if left_out := [name for name in names if name not in chosen]:
-            message = f"warning: left out columns that contain more than numbers: {', '.join(left_out)}"
-            rank_zero_only(print)(message, file=sys.stderr)
+        """The columns to forecast: those that are configured, or those of numbers that do not count the rows."""
+        if self.hparams["columns"] or self.file is None:
+            return list(self.hparams["columns"] or self.frame.columns[1:])
+        numbers = self.frame[list(self.forms)].apply(pd.to_numeric, errors="coerce")
+        chosen = [name for name in numbers if not (numbers[name].diff()[1:] == 1).all()]
+        refuse(self.file, [] if chosen else ["no column except the times contains only numbers"])
+        if left_out := [name for name in self.frame if name not in (*chosen, *self.times[1:])]:
+            self.notes.append(f"left out, as they are no numbers or count the rows: {', '.join(left_out)}")
         return chosen
 
-    def make_regular(self, frame: pd.DataFrame, file: Path | None) -> tuple[np.ndarray, Clock]:
+    def _series(self, file: Path | None) -> tuple[pd.Series, pd.DataFrame]:
+        """The times of a file, or of the embedded data, and the values of the columns, both without gaps at the start.
+
+        Raises:
+            OSError: Columns are missing, values are not numbers, or times do not increase.
+        """
+        if file is None:
+            return self.frame["date"].dt.tz_localize("UTC"), self.frame[self.columns]
+        frame, (form, *names) = self.frame if file == self.file else self._read(file), self.times
+        refuse(file, [f"there is no column {name!r}" for name in (*names, *self.columns) if name not in frame])
+        texts = join_columns(frame, names) if names else pd.Series(range(len(frame)), index=frame.index)
+        times = parse_times(texts, form)
+        if len(times) > 1 and times[::-1].is_monotonic_increasing and times.is_unique:
+            self.notes.append(f"{file.name} is read from its end, as times decrease")
+            frame, texts, times = frame[::-1], texts[::-1], times[::-1]
+        values, name = frame[self.columns].copy(), " ".join(names)
+        problems = [f"line {line}: {name!r} is '{texts[line]}', not a time" for line in texts.index[times.isna()]]
+        if times.duplicated().mean() > 0.3:
+            problems.append("most times are repeated: if there are several series, give each a column of its own")
+        late = texts.index[times <= times.shift()]
+        problems += [f"line {line}: {name!r} is '{texts[line]}', not later than the time before it" for line in late]
+        refuse(file, problems + convert_numbers(values, {name: self.forms.get(name, ".") for name in self.columns}))
+        start = int(values.notna().all(axis=1).argmax())
+        if 0 < start <= 0.1 * len(values):
+            self.notes.append(f"the first {start} rows of {file.name} are left out, as values are missing")
+            return times[start:], values[start:]
+        return times, values
+
+    def make_regular(self, file: Path | None) -> tuple[np.ndarray, Clock]:
         """The values at each step of a clock, (T, C) float64, with short gaps filled.
 
         Raises:
-            OSError: Times are irregular, values are not numbers, or gaps are too long.
+            OSError: Times are irregular, or gaps are too long.
         """
-        if len(frame) < 3:
+        times, values = self._series(file)
+        if len(values) < 3:
             refuse(file, ["need at least three rows to find the time step"])
-        times = frame.iloc[:, 0]
         clock = Clock(times)
         positions = clock.positions(times)
-        values = frame[self.columns].apply(pd.to_numeric, errors="coerce").astype(float)
-        problems = []
-        for name in self.columns:
-            wrong = frame.index[frame[name].notna() & ~np.isfinite(values[name])]
-            problems += [f"line {line}: {name!r} is '{frame[name][line]}', not a number" for line in wrong]
-        uneven = frame.index[np.abs(positions - positions.round()) > TOLERANCE]
-        problems += [f"line {line}: {times[line]} lies between two steps of the times" for line in uneven]
-        refuse(file, problems)
+        uneven = times.index[np.abs(positions - positions.round()) > TOLERANCE]
+        refuse(file, [f"line {line}: {times[line]} lies between two steps of the times" for line in uneven])
         values = values.set_axis(positions.round().astype(int)).reindex(range(round(positions[-1]) + 1))
         refuse(file, [problem for name in self.columns for problem in self._long_gaps(values[name], clock)])
+        if filled := len(values) - len(times):
+            self.notes.append(f"{filled} of {len(values)} steps are missing and get the values before them")
         return values.ffill().to_numpy(), clock
 
     def _long_gaps(self, values: pd.Series, clock: Clock) -> list[str]:
@@ -212,13 +328,14 @@ class MyDataModule(LightningDataModule):
         for _, run in gap[gap].groupby((~gap).cumsum()[gap]):
             start, length = run.index[0], len(run)
             if start == 0 or length > self.hparams["max_gap"]:
+                hint = "raise --data.max_gap" if start else "choose other columns by --data.columns"
                 text = f"{values.name!r} lacks {length} steps from {clock.label(start)}"
-                problems.append(f"{text}: fill the gap, or raise --data.max_gap")
+                problems.append(f"{text}: fill the gap, or {hint}")
         return problems
 
     @cached_property
     def regular(self) -> tuple[np.ndarray, Clock]:
-        return self.make_regular(self.frame, self.file)
+        return self.make_regular(self.file)
 
     @cached_property
     def borders(self) -> tuple[int, int, int]:
@@ -242,10 +359,25 @@ class MyDataModule(LightningDataModule):
         season = self.hparams["season"] or self.regular[1].season
         return season if season <= self.lookback else 1
 
+    def report(self) -> str:
+        """What was read: a line each for steps, times and columns, and one for each decision that was made."""
+        clock, (first, second, end) = self.regular[1], self.borders
+        times = f"from {clock.label(0)} to {clock.label(end - 1)}, read as {self.times[0]}"
+        forms = {name: f" ({form})" for name, form in self.forms.items() if form != "."}
+        sizes = f"{first} train, {second - first} val, {end - second} test"
+        lines = [
+            f"data: {self.file or 'the embedded data'}, {end} steps: {sizes}",
+            f"times: {' and '.join(self.times[1:]) or 'rows'} {times}",
+            f"columns: {', '.join(name + forms.get(name, '') for name in self.columns)}",
+        ]
+        return "\n".join([*lines, *(f"note: {note}" for note in dict.fromkeys(self.notes))])
+
     def setup(self, stage: str) -> None:
         if stage == "predict":
             self.predict = [self._read_input(Path(file)) for file in self.inputs] or [self._last_test_window()]
             return
+        if stage == "fit":
+            rank_zero_only(print)(self.report(), flush=True)
         first, second, end = self.borders
         self.train = self._windows(self.lookback, first)
         self.val = self._windows(first, second)
@@ -263,7 +395,7 @@ class MyDataModule(LightningDataModule):
 
     def _read_input(self, file: Path) -> tuple[Tensor, dict[str, list[Any]]]:
         """The last window of a file, and columns for the steps that follow it."""
-        values, clock = self.make_regular(self._read(file), file)
+        values, clock = self.make_regular(file)
         if len(values) < self.lookback:
             refuse(file, [f"{len(values)} rows are too few, the network needs {self.lookback}"])
         return self._window(values, len(values), clock, str(file))

@@ -5,7 +5,7 @@ Source: B. Efron et al., Least Angle Regression, Annals of Statistics 32, 2004, 
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,22 +16,22 @@ import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
-from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
+from pandas.api.types import is_numeric_dtype
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_diabetes
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_convert
 
-from data.tables import read_table, refuse
+from data.tables import Header, convert_numbers, find_formats, find_forms, find_splits, mask_gaps, read_table, refuse
 
 ROOT = Path(__file__).resolve().parents[1]
 MISSING = "(missing)"  # category of the gaps in a column of categories
+BOOLEANS = ("true", "false", "yes", "no")
 MAX_CLASSES = 20  # a target with more different whole numbers is a quantity
 Task = Literal["regression", "binary", "multiclass"]
 Features = tuple[Tensor, Tensor]  # scaled numbers (N, F), float32, and categories (N, C), int64
@@ -49,21 +49,20 @@ def warn(message: str) -> None:
 
 
 def as_categories(column: pd.Series) -> pd.Series:
-    """The values as text; gaps become a category, and whole numbers lose their fraction."""
-    if is_numeric_dtype(column) and not is_bool_dtype(column) and (column.dropna() % 1 == 0).all():
+    """The values as text: gaps become a category, whole numbers lose their fraction, booleans get one spelling."""
+    if is_numeric_dtype(column) and (column.dropna() % 1 == 0).all():
         column = column.astype("Int64")
-    return column.astype(object).where(column.notna(), MISSING).astype(str)
+    texts = column.astype(object).where(column.notna(), MISSING).astype(str)
+    words = texts[texts.str.casefold().isin(BOOLEANS)]
+    spellings = {word: group.mode()[0] for word, group in words.groupby(words.str.casefold())}
+    return texts.replace({word: spellings[word.casefold()] for word in words.unique()})
 
 
-def convert_numbers(frame: pd.DataFrame, names: list[str]) -> list[str]:
-    """Converts columns of a frame to float64, with NaN for gaps. Returns the problems: values that are not numbers."""
-    problems = []
-    for name in names:
-        values = pd.to_numeric(frame[name], errors="coerce").astype(float)
-        wrong = frame[name].notna() & ~np.isfinite(values)
-        problems += [f"line {i}: {name!r} is '{frame[name][i]}', not a number" for i in frame.index[wrong]]
-        frame[name] = values
-    return problems
+def to_codes(column: pd.Series, names: list[str]) -> pd.Series:
+    """The index of each value in the names, (N,); names in another case are the same if no name has it, others NaN."""
+    texts = as_categories(column)
+    index = {name: i for i, name in enumerate(names)}
+    return texts.map(index).fillna(texts.str.casefold().map({name.casefold(): i for name, i in index.items()}))
 
 
 def split_rows(features: pd.DataFrame, targets: pd.Series, stratify: bool) -> np.ndarray:
@@ -87,14 +86,18 @@ class MyDataModule(LightningDataModule):
     categories (N, C), int64; and targets (N,), float32 in their own units or int64 classes.
 
     Args:
-        csv: CSV file with a header, relative to the project's root; null uses the diabetes data.
+        csv: CSV file, or folder with one for train and perhaps val and test, relative to the project's root; null uses
+            the diabetes data.
         target: Column to predict; null uses the last one.
         task: Kind of target; null treats text, booleans and up to 20 different whole numbers as classes.
         numeric: Columns to read as numbers even if most of their values are not numbers.
         categorical: Columns to read as categories even if their values are numbers.
         ignore: Columns to leave out.
-        encoding: Encoding of the file, such as utf-8 or cp1252.
-        separator: Character between fields; null detects it.
+        missing: Further values that stand for gaps, such as -999.
+        decimal: Decimal sign, "." or ","; null finds it.
+        header: none if the first row is data, first if it holds names; null expects names that do not look like data.
+        separator: Character between fields, tab or blank; null finds it.
+        encoding: Encoding of the file, such as cp1252; null finds it.
         batch_size: Rows per step and device.
         num_workers: Processes that make batches; 0 is fastest for data in memory.
     """
@@ -109,8 +112,11 @@ class MyDataModule(LightningDataModule):
         numeric: list[str] | None = None,
         categorical: list[str] | None = None,
         ignore: list[str] | None = None,
-        encoding: str = "utf-8",
+        missing: list[str] | None = None,
+        decimal: Literal[".", ","] | None = None,
+        header: Header | None = None,
         separator: str | None = None,
+        encoding: str | None = None,
         batch_size: PositiveInt = 128,
         num_workers: NonNegativeInt = 0,
     ) -> None:
@@ -118,39 +124,81 @@ class MyDataModule(LightningDataModule):
         self.save_hyperparameters(logger=False)
         self.file = ROOT / Path(csv).expanduser() if csv else None
         self.batch_size, self.num_workers = batch_size, num_workers
+        self.notes: list[str] = []
 
-    def _read(self, file: Path) -> pd.DataFrame:
-        return read_table(file, self.hparams["encoding"], self.hparams["separator"], na_values=["?"], low_memory=False)
+    def _read(self, file: Path, named: Collection[str] = ()) -> pd.DataFrame:
+        return read_table(file, self.notes, named, self.hparams).apply(lambda column: column.str.strip())
 
     @cached_property
-    def frame(self) -> pd.DataFrame:
-        """All rows, with the line number in the file as the index.
+    def parts(self) -> dict[str, pd.DataFrame]:
+        """The rows of each file as texts, by split; those of a single file are all in train.
 
         Raises:
-            OSError: The file cannot be read, columns or targets are missing, or values are not numbers.
+            OSError: A file cannot be read, or columns are missing.
         """
-        frame = self._read(self.file) if self.file else load_diabetes(as_frame=True, scaled=False).frame
-        target = self.hparams["target"] or frame.columns[-1]
-        named = {target}.union(*(self.hparams[key] or [] for key in ("numeric", "categorical", "ignore")))
-        hint = f"the columns are {', '.join(frame)}"
-        refuse(self.file, [f"there is no column {name!r}: {hint}" for name in sorted(named - set(frame))])
-        problems = [f"line {line}: {target!r} is missing" for line in frame.index[frame[target].isna()]]
-        numbers = [name for name in frame.columns.drop([target]) if self._is_number(name, frame[name])]
-        refuse(self.file, problems + convert_numbers(frame, numbers))
-        return frame
+        if not self.file:
+            return {"train": load_diabetes(as_frame=True, scaled=False).frame}
+        files = find_splits(self.file) if self.file.is_dir() else {"train": self.file}
+        keys = ("numeric", "categorical", "ignore")
+        named = {self.hparams["target"]}.union(*(self.hparams[key] or [] for key in keys)) - {None}
+        parts = {split: self._read(file, named) for split, file in files.items()}
+        columns = list(parts["train"])
+        hint = f"the columns are {', '.join(columns)}"
+        refuse(files["train"], [f"there is no column {name!r}: {hint}" for name in sorted(named - {*columns})])
+        target = self.hparams["target"] or columns[-1]
+        for split in [split for split, part in parts.items() if target not in part]:
+            self.notes.append(f"{files[split].name} is left out, as it has no column {target!r}")
+            del parts[split]
+        for split, part in parts.items():
+            refuse(files[split], [f"there is no column {name!r}" for name in columns if name not in part])
+            if len(files) > 1:
+                part.index = pd.Index([f"{line} of {files[split].name}" for line in part.index])
+        return parts
 
-    def _is_number(self, name: str, column: pd.Series) -> bool:
-        """Whether a column is to be read as numbers: as configured, or if nine of ten values are numbers."""
-        if name in (self.hparams["numeric"] or []):
-            return True
-        if name in (self.hparams["categorical"] or []) or is_bool_dtype(column):
-            return False
-        values = column.dropna()
-        return bool(pd.to_numeric(values, errors="coerce").notna().sum() >= max(0.9 * len(values), 1))
+    @cached_property
+    def texts(self) -> pd.DataFrame:
+        """All rows before conversion, with the number of the line in the file as the index."""
+        return pd.concat(self.parts.values())
 
     @cached_property
     def target(self) -> str:
-        return self.hparams["target"] or self.frame.columns[-1]
+        return self.hparams["target"] or self.texts.columns[-1]
+
+    @cached_property
+    def forms(self) -> dict[str, str]:
+        """How the values of each column of numbers are written; see data/tables.py."""
+        if not self.file:
+            return dict.fromkeys(self.texts, ".")
+        frame = self.texts.drop(columns=[*(self.hparams["categorical"] or []), *(self.hparams["ignore"] or [])])
+        frame = mask_gaps(frame, self.hparams["missing"])
+        forms = find_forms(self.file, frame, self.hparams["decimal"], self.hparams["numeric"] or [])
+        for name in [name for name in frame if name not in (*forms, self.target)]:
+            formats = find_formats(frame[name])
+            if len(formats) == 1:
+                forms[name] = formats[0]
+            elif formats:
+                warn(f"dates in {name!r} are categories, as they could be {' or '.join(formats)}")
+        return forms
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """All rows with a target.
+
+        Raises:
+            OSError: Values are not numbers, or more than a tenth of the targets is missing.
+        """
+        if not self.file:
+            return self.texts
+        frame, target = mask_gaps(self.texts, self.hparams["missing"]), self.target
+        refuse(self.file, [f"there is no column {name!r}" for name in self.forms if name not in frame])
+        if target not in self.forms:  # classes may be named None or NA
+            frame[target] = self.texts[target].mask(self.texts[target].isin(["", "?"]))
+        lines = frame.index[frame[target].isna()]
+        problems = [f"line {line}: {target!r} is missing" for line in lines] if len(lines) > 0.1 * len(frame) else []
+        refuse(self.file, problems + convert_numbers(frame, self.forms))
+        if len(lines):
+            self.notes.append(f"{len(lines)} rows without a value of {target!r} are left out")
+        return frame[frame[target].notna()]
 
     @cached_property
     def task(self) -> str:
@@ -160,9 +208,9 @@ class MyDataModule(LightningDataModule):
             OSError: The values of the target do not fit the configured task.
         """
         values = self.frame[self.target]
-        count = values.nunique()
-        quantity = is_numeric_dtype(values) and not is_bool_dtype(values)
-        whole = quantity and (is_integer_dtype(values) or (values % 1 == 0).all())
+        count = as_categories(values).nunique()
+        quantity = is_numeric_dtype(values)
+        whole = quantity and (values % 1 == 0).all()
         task: str | None = self.hparams["task"]
         if task is None and quantity and not (whole and count <= MAX_CLASSES):
             task = "regression"
@@ -177,13 +225,16 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def splits(self) -> dict[str, pd.DataFrame]:
-        """The rows of train, val and test.
+        """The rows of train, val and test. Those for which there is no file come from train.
 
         Raises:
             OSError: There are too few rows.
         """
         features, targets = self.frame.drop(columns=self.target), self.frame[self.target]
         split = split_rows(features, as_categories(targets), stratify=self.task != "regression")
+        given = np.concatenate([np.full(len(part), name) for name, part in self.parts.items()])
+        given = given[self.texts.index.isin(self.frame.index)]
+        split = np.where(np.isin(split, list(self.parts)) | (given != "train"), given, split)
         splits = {name: self.frame[split == name] for name in ("train", "val", "test")}
         if min(map(len, splits.values())) < 2:
             refuse(self.file, [f"{len(self.frame)} rows are too few, need at least twenty different ones"])
@@ -199,21 +250,16 @@ class MyDataModule(LightningDataModule):
     @cached_property
     def target_scale(self) -> list[float]:
         """Mean and standard deviation of the target in the training rows; 0 and 1 for classes."""
-        if self.task != "regression":
-            return [0.0, 1.0]
-        return self._scale(self.splits["train"][[self.target]])[self.target]
+        return self._scale(self.target) if self.task == "regression" else [0.0, 1.0]
 
     @cached_property
     def numbers(self) -> dict[str, list[float]]:
         """Mean and standard deviation of each column of numbers in the training rows."""
-        return self._scale(self.splits["train"][[name for name in self._features if name not in self.categories]])
+        return {name: self._scale(name) for name in self._features if is_numeric_dtype(self.frame[name])}
 
-    @staticmethod
-    def _scale(frame: pd.DataFrame) -> dict[str, list[float]]:
-        if frame.empty:
-            return {}
-        scaler = StandardScaler().fit(SimpleImputer().fit_transform(frame))
-        return {name: [float(m), float(s)] for name, m, s in zip(frame, scaler.mean_, scaler.scale_, strict=True)}
+    def _scale(self, name: str) -> list[float]:
+        values = self.splits["train"][name]
+        return [float(values.mean()), float(values.std(ddof=0)) or 1.0]
 
     @cached_property
     def gaps(self) -> list[str]:
@@ -223,11 +269,9 @@ class MyDataModule(LightningDataModule):
     @cached_property
     def categories(self) -> dict[str, list[str]]:
         """The values of each column of categories in the training rows."""
-        names = [name for name in self._features if not self._is_number(name, self.frame[name])]
-        if not names:
-            return {}
-        encoder = OrdinalEncoder().fit(self.splits["train"][names].apply(as_categories))
-        return {name: values.tolist() for name, values in zip(names, encoder.categories_, strict=True)}
+        train = self.splits["train"]
+        names = [name for name in self._features if name not in self.numbers]
+        return {name: sorted(as_categories(train[name]).unique()) for name in names}
 
     @cached_property
     def _features(self) -> list[str]:
@@ -235,6 +279,9 @@ class MyDataModule(LightningDataModule):
         names = []
         for name in self.frame.columns.drop([self.target, *(self.hparams["ignore"] or [])]):
             values, column = self.splits["train"][name], self.frame[name].dropna()
+            if name == "column_1" and self.hparams["header"] != "none" and column.is_unique:
+                self.notes.append("the first column is left out, as it has no name and different values only")
+                continue
             varies = values.nunique() > 1 or (values.nunique() == 1 and values.isna().any())
             if not varies:
                 warn(f"column {name!r} is constant and left out")
@@ -251,9 +298,25 @@ class MyDataModule(LightningDataModule):
         if stage == "predict":
             self.predict = self._read_inputs()
             return
+        if stage == "fit":
+            rank_zero_only(print)(self.report(), flush=True)
         self.train, self.val, self.test = (
             BatchDataset(*self.encode(frame), self.encode_targets(frame)) for frame in self.splits.values()
         )
+
+    def report(self) -> str:
+        """What was read: a line each for rows, target and columns, and one for each decision and column left out."""
+        counts = as_categories(self.frame[self.target]).value_counts()[:20] if self.class_names else pd.Series()
+        classes = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        forms = {name: f" ({form})" for name, form in self.forms.items() if form != "."}
+        lines = [
+            f"data: {self.file or 'the embedded data'}, {len(self.frame)} rows: "
+            + ", ".join(f"{len(part)} {name}" for name, part in self.splits.items()),
+            f"target: {self.target}{forms.get(self.target, '')}, {self.task}{': ' * bool(classes)}{classes}",
+            f"numbers: {', '.join(name + forms.get(name, '') for name in self.numbers) or 'none'}",
+            f"categories: {', '.join(self.categories) or 'none'}",
+        ]
+        return "\n".join([*lines, *(f"note: {note}" for note in dict.fromkeys(self.notes))])
 
     def encode(self, frame: pd.DataFrame) -> Features:
         """Converts rows to tensors: numbers (N, F), then one indicator for each of `gaps`, and categories (N, C).
@@ -266,19 +329,17 @@ class MyDataModule(LightningDataModule):
         indicators = numbers[self.gaps].isna().to_numpy(np.float32)
         categories = np.zeros((len(frame), len(self.categories)), np.int64)
         for i, (name, values) in enumerate(self.categories.items()):
-            index = {value: j + 1 for j, value in enumerate(values)}
-            categories[:, i] = as_categories(frame[name]).map(index).fillna(0)
+            categories[:, i] = to_codes(frame[name], values).fillna(-1) + 1
         return torch.from_numpy(np.hstack([scaled, indicators])), torch.from_numpy(categories)
 
     def encode_targets(self, frame: pd.DataFrame) -> Tensor:
         """Converts targets to numbers in their own units, (N,) float32, or to classes, (N,) int64."""
         if self.task == "regression":
             return torch.tensor(frame[self.target].to_numpy(np.float32))
-        names = as_categories(frame[self.target])
-        unknown = sorted(set(names) - set(self.class_names))
+        codes = to_codes(frame[self.target], self.class_names)
+        unknown = sorted(as_categories(frame[self.target])[codes.isna()].unique())
         refuse(self.file, [f"the model does not know class {name!r}" for name in unknown])
-        index = {name: i for i, name in enumerate(self.class_names)}
-        return torch.tensor(names.map(index).to_numpy(np.int64))
+        return torch.tensor(codes.to_numpy(np.int64))
 
     def _read_inputs(self) -> list[tuple[Features, dict[str, str]]]:
         """The rows to predict, by default some test rows, each with the columns to print before its prediction."""
@@ -288,17 +349,24 @@ class MyDataModule(LightningDataModule):
         for file, frame in frames.items():
             columns = [{"input": f"{file}:{line}"} for line in frame.index]
             if has_truth:
-                truths = frame[self.target] if self.task == "regression" else as_categories(frame[self.target])
-                columns = [row | {"truth": str(truth)} for row, truth in zip(columns, truths, strict=True)]
+                truths = as_categories(frame[self.target])
+                columns = [row | {"truth": truth} for row, truth in zip(columns, truths, strict=True)]
             features = zip(*self.encode(frame), strict=True)
             samples += zip(features, columns, strict=True)
         return samples
 
     def _read_input(self, file: Path) -> pd.DataFrame:
-        frame = self._read(file)
-        missing = [name for name in (*self.numbers, *self.categories) if name not in frame]
+        texts = self._read(file, [*self.numbers, *self.categories])
+        missing = [name for name in (*self.numbers, *self.categories) if name not in texts]
         refuse(file, [f"there is no column {name!r}" for name in missing])
-        refuse(file, convert_numbers(frame, list(self.numbers)))
+        frame = mask_gaps(texts, self.hparams["missing"])
+        if self.target in texts and self.target not in self.forms:
+            frame[self.target] = texts[self.target]
+        used = (*self.numbers, self.target)
+        refuse(
+            file,
+            convert_numbers(frame, {name: self.forms[name] for name in used if name in self.forms and name in frame}),
+        )
         return frame
 
     def baselines(self) -> dict[str, Tensor]:

@@ -15,12 +15,13 @@ import torch
 from faker.providers import person
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from data.tables import read_table, read_text, refuse
+from data.tables import Header, Quotes, find_splits, read_table, read_text, refuse
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCALES = {
@@ -100,11 +101,14 @@ class MyDataModule(LightningDataModule):
     A batch is a pair: tokens (N, L), int64, padded with 0, and classes (N,), int64.
 
     Args:
-        csv: CSV or TSV file with a header, relative to the project's root; null uses the surnames.
-        text: Column of the texts.
-        label: Column of the classes.
-        encoding: Encoding of the file, such as utf-8 or cp1252.
-        separator: Character between fields; null detects it.
+        csv: CSV or TSV file, or folder with one for train and perhaps val and test, relative to the project's root;
+            null uses the surnames.
+        text: Column of the texts, or several with commas between them, which are joined.
+        label: Column of the classes, or of their numbers if there is a file classes.txt with a name per line.
+        header: none if the first row is data, first if it holds names; null expects names that do not look like data.
+        quotes: csv if quotes enclose fields, literal if they are characters; null finds it.
+        separator: Character between fields, tab or blank; null finds it.
+        encoding: Encoding of the file, such as cp1252; null finds it.
         vocab_size: Number of tokens, at least 258; null takes one for every 200 bytes of training text, from 384 to
             16,000.
         max_length: Largest number of tokens of a text; the rest is cut off.
@@ -119,8 +123,10 @@ class MyDataModule(LightningDataModule):
         csv: str | None = None,
         text: str = "text",
         label: str = "label",
-        encoding: str = "utf-8",
+        header: Header | None = None,
+        quotes: Quotes | None = None,
         separator: str | None = None,
+        encoding: str | None = None,
         vocab_size: PositiveInt | None = None,
         max_length: PositiveInt = 256,
         batch_size: PositiveInt = 64,
@@ -130,39 +136,105 @@ class MyDataModule(LightningDataModule):
         self.save_hyperparameters(logger=False)
         self.file = ROOT / Path(csv).expanduser() if csv else None
         self.batch_size, self.num_workers = batch_size, num_workers
+        self.notes: list[str] = []
 
     @cached_property
     def splits(self) -> dict[str, pd.DataFrame]:
-        """The texts of train, val and test, in columns text and label.
+        """The texts of train, val and test, in columns text and label. Those without a file come from train.
 
         Raises:
-            OSError: The file cannot be read, labels are missing, or there are too few texts.
+            OSError: A file cannot be read, labels are missing, or there are too few texts.
         """
         if self.file:
-            frame = self._read(self.file, [self.hparams["text"], self.hparams["label"]])
-            groups = frame["text"].map(normalise)
+            parts = self._read_parts()
+            frame = pd.concat(parts.values())
+            split = frame["text"].map(normalise).map(split_of)
+            given = [name for name, part in parts.items() for _ in range(len(part))]
+            split = split.where(
+                [name == "train" and own not in parts for name, own in zip(given, split, strict=True)], given
+            )
         else:
             frame = load_surnames()
-            groups = frame["text"].map(lambda name: normalise(name)[:STEM])
-        split = groups.map(split_of)
+            split = frame["text"].map(lambda name: split_of(normalise(name)[:STEM]))
+        frame, split = self._leave_out_unlabelled(frame, split)
         splits = {name: frame[split == name] for name in ("train", "val", "test")}
         labels = frame["label"]
-        problems = [f"line {line}: the label is empty" for line in frame.index[labels.str.strip() == ""]]
         untrained = sorted(set(labels) - set(splits["train"]["label"]))
-        problems += [f"class {name!r} has too few different texts to train on" for name in untrained if name.strip()]
+        problems = [f"class {name!r} has too few different texts to train on" for name in untrained]
         problems += [f"too few different texts for {name}" for name, part in splits.items() if part.empty]
         if labels.nunique() < 2:
             problems.append("found one class, need at least two")
         refuse(self.file, problems)
         return splits
 
-    def _read(self, file: Path, columns: list[str]) -> pd.DataFrame:
-        """Reads columns of a file as text."""
-        options = {"dtype": str, "keep_default_na": False}
-        frame = read_table(file, self.hparams["encoding"], self.hparams["separator"], **options)
+    def _leave_out_unlabelled(self, frame: pd.DataFrame, split: pd.Series) -> tuple[pd.DataFrame, pd.Series]:
+        """The rows with a label.
+
+        Raises:
+            OSError: More than a tenth have none.
+        """
+        empty = frame["label"].str.strip() == ""
+        if empty.mean() > 0.1:
+            refuse(self.file, [f"line {line}: the label is empty" for line in frame.index[empty]])
+        if empty.any():
+            self.notes.append(f"{empty.sum()} rows without a label are left out")
+        return frame[~empty], split[~empty]
+
+    def _read_parts(self) -> dict[str, pd.DataFrame]:
+        """The texts and labels of each file by split; those of a single file are all in train."""
+        assert self.file
+        files = find_splits(self.file) if self.file.is_dir() else {"train": self.file}
+        parts = {split: self._read(file, split == "train") for split, file in files.items()}
+        for split in [split for split, part in parts.items() if "label" not in part]:
+            self.notes.append(f"{files[split].name} is left out, as it has no column of labels")
+            del parts[split]
+        if len(files) > 1:
+            for split, part in parts.items():
+                part.index = pd.Index([f"{line} of {files[split].name}" for line in part.index])
+        names = (self.file if self.file.is_dir() else self.file.parent) / "classes.txt"
+        labels = pd.concat([part["label"] for part in parts.values()]).str.strip()
+        if names.is_file() and labels[labels != ""].str.fullmatch(r"\d+").all():
+            self._name_classes(parts, names, labels[labels != ""].astype(int))
+        return parts
+
+    def _name_classes(self, parts: dict[str, pd.DataFrame], file: Path, numbers: pd.Series) -> None:
+        """Replaces labels that are numbers by the lines of a file, counted from 0 or from 1.
+
+        Raises:
+            OSError: The labels do not tell from which, or there are too few lines.
+        """
+        names = read_text(file, self.hparams["encoding"], self.notes).split("\n")
+        names = [name.strip() for name in names if name.strip()]
+        if numbers.min() > 0 and numbers.max() < len(names):
+            refuse(
+                file, [f"the labels are {numbers.min()} to {numbers.max()}, which may count these names from 0 or 1"]
+            )
+        first = int(numbers.min() > 0)
+        if numbers.max() >= len(names) + first:
+            refuse(file, [f"there are {len(names)} names, too few for label {numbers.max()}"])
+        index = {str(i + first): name for i, name in enumerate(names)}
+        for split, part in parts.items():
+            parts[split] = part.assign(
+                label=part["label"].str.strip().map(lambda label: index[str(int(label))] if label else "")
+            )
+        self.notes.append(f"labels are lines of {file.name}, counted from {first}")
+
+    def _read(self, file: Path, labelled: bool) -> pd.DataFrame:
+        """A table with the columns text and, if there is one or `labelled`, label."""
+        text, label = self.hparams["text"], self.hparams["label"]
+        frame = read_table(file, self.notes, [text, *text.split(","), label], self.hparams)
+        if self.hparams["header"] == "none" and {text, label}.isdisjoint(frame) and len(frame.columns) <= 2:
+            lengths = frame.apply(lambda column: column.str.len().mean())
+            frame = frame.rename(
+                columns={lengths.idxmax(): text} | ({lengths.idxmin(): label} if len(lengths) > 1 else {})
+            )
+            self.notes.append(f"of the columns of {file.name}, the longer one is read as texts")
+        columns = [text] if text in frame else text.split(",")
         hint = f"the columns are {', '.join(frame)}; set --data.text or --data.label"
-        refuse(file, [f"there is no column {name!r}: {hint}" for name in columns if name not in frame])
-        return frame[columns].rename(columns={self.hparams["text"]: "text", self.hparams["label"]: "label"})
+        needed = [*columns, *([label] if labelled else [])]
+        refuse(file, [f"there is no column {name!r}: {hint}" for name in needed if name not in frame])
+        joined = frame[columns].agg(" ".join, axis=1) if len(columns) > 1 else frame[columns[0]]
+        return pd.DataFrame({"text": joined} | ({"label": frame[label]} if label in frame else {}))
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -191,7 +263,19 @@ class MyDataModule(LightningDataModule):
         if stage == "predict":
             self.predict = self._read_inputs() if self.inputs else self._some_test_samples()
             return
+        if stage == "fit":
+            rank_zero_only(print)(self.report(), flush=True)
         self.train, self.val, self.test = (self._samples(part) for part in self.splits.values())
+
+    def report(self) -> str:
+        """What was read: a line each for texts and classes, and one for each decision that was made."""
+        counts = pd.concat(self.splits.values())["label"].value_counts()
+        sizes = ", ".join(f"{len(part)} {name}" for name, part in self.splits.items())
+        lines = [
+            f"data: {self.file or 'the embedded surnames'}, {counts.sum()} texts: {sizes}",
+            f"{len(counts)} classes: {', '.join(f'{name} ({count})' for name, count in counts[:20].items())}",
+        ]
+        return "\n".join([*lines, *(f"note: {note}" for note in dict.fromkeys(self.notes))])
 
     def _samples(self, frame: pd.DataFrame) -> list[Sample]:
         """Tokens and class of each text."""
@@ -218,9 +302,9 @@ class MyDataModule(LightningDataModule):
         if given == "-":
             return sys.stdin.read().splitlines()
         if file.suffix.lower() in (".csv", ".tsv"):
-            return self._read(file, [self.hparams["text"]])["text"].tolist()
+            return self._read(file, False)["text"].tolist()
         if file.suffix.lower() == ".txt":
-            return read_text(file, self.hparams["encoding"]).splitlines()
+            return read_text(file, self.hparams["encoding"], self.notes).splitlines()
         return [given]
 
     def _some_test_samples(self) -> list[Sample]:

@@ -58,6 +58,8 @@ class MyModel(LightningModule):
         std: Standard deviation of each series, the unit of losses and metrics.
         lookback: Number of steps that the network sees.
         horizon: Number of steps that it forecasts.
+        times: Format of the times, and the columns that hold them.
+        forms: How the numbers of each column are written.
         channels: Filters of each convolution.
         layers: Number of convolutions.
         dropout: Share of the last hidden values that is set to 0 in training.
@@ -74,6 +76,8 @@ class MyModel(LightningModule):
         std: list[float],
         lookback: int,
         horizon: int,
+        times: list[str],
+        forms: dict[str, str],
         channels: PositiveInt = 32,
         layers: PositiveInt = 2,
         dropout: Dropout = 0.3,  # type: ignore[valid-type]

@@ -85,6 +85,7 @@ class MyModel(LightningModule):
         numbers: Mean and standard deviation of each column of numbers.
         gaps: Columns of numbers that have an indicator for gaps.
         categories: Values of each column of categories.
+        forms: How the numbers of each column are written.
         hidden: Size of the hidden layers.
         layers: Number of hidden layers.
         dropout: Share of the hidden values that is set to 0 in training.
@@ -108,6 +109,7 @@ class MyModel(LightningModule):
         numbers: dict[str, list[float]],
         gaps: list[str],
         categories: dict[str, list[str]],
+        forms: dict[str, str],
         hidden: PositiveInt = 256,
         layers: PositiveInt = 3,
         dropout: Dropout = 0.3,  # type: ignore[valid-type]

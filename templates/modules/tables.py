@@ -1,95 +1,283 @@
-"""Reading CSV files, and reporting all errors in a file at once."""
+"""Reading tables in the forms that programs write them, and reporting all errors in a file at once."""
 
 import csv
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from charset_normalizer import from_bytes
 
-SEPARATORS = (",", "\t", ";", "|")
+SEPARATORS = {"\t": "tabs", ";": "';'", "|": "'|'", ",": "','", " ": "blanks"}  # in the order in which they are tried
+ENCODINGS = ["cp1252", "cp1251", "cp932", "gb18030", "big5", "euc_kr"]  # of files that are not UTF-8
+GAPS = {"", "?", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "nat"}
+NUMBER = re.compile(r"[+-]?\d*[.,]?\d+([eE][+-]?\d+)?")
+UNITS = "%$€£¥₹₩₽"
+SPLITS = {"train": "train(ing)?", "val": "val(id(ation)?)?|dev(elopment)?", "test": "test(ing)?"}
+DATES = (
+    *("ISO8601", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%d %b %Y"),
+    *("%d-%b-%Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%m/%Y", "%m-%Y", "%m.%Y", "%b %Y", "%b-%Y"),
+    *("%B %Y", "%Y %b", "%Y-%b", "%Y/%m", "%Y %m"),
+)
+CLOCKS = ("%H:%M", "%H:%M:%S", "%H:%M:%S.%f", "%H.%M", "%H.%M.%S", "%I:%M %p", "%I:%M:%S %p", "%H")
+FORMATS = (*DATES, *(f"{date} {clock}" for date in ("%Y-%m-%d", *DATES[1:]) for clock in CLOCKS))
 MAX_LISTED = 20  # problems in one error message
+Header = Literal["first", "none"]
+Quotes = Literal["csv", "literal"]
 
 
 def refuse(source: Path | None, problems: Sequence[str]) -> None:
-    """Raises an error if there are problems.
+    """Raises an OSError that lists the problems of a file, or of the embedded data, if there are any."""
+    if problems:
+        lines = [f"{source or 'the embedded data'} has errors:", *problems[:MAX_LISTED]]
+        if len(problems) > MAX_LISTED:
+            lines.append(f"and {len(problems) - MAX_LISTED} more")
+        raise OSError("\n  ".join(lines))
 
-    Args:
-        source: File that has the problems; None for the embedded data.
-        problems: One sentence for each problem.
+
+def find_encoding(data: bytes) -> str:
+    """UTF-16 if there is a mark, UTF-8 if possible, cp1252 if few letters are not ASCII, else the most probable one."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    try:
+        data.decode()
+        return "utf-8"
+    except UnicodeDecodeError:
+        lines = b"\n".join(line for line in data.splitlines() if not line.isascii())[:50_000]
+        few = 2 * sum(byte > 127 for byte in lines) < sum(bytes([byte]).isalpha() for byte in lines)
+        best = from_bytes(lines, cp_isolation=["cp1252"] if few else ENCODINGS).best()
+        return best.encoding if best else ENCODINGS[0]
+
+
+def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
+    """Reads a text file; without an encoding, finds it, and adds a note if it is not UTF-8.
 
     Raises:
-        OSError: It lists the problems.
-    """
-    if not problems:
-        return
-    lines = [f"{source or 'the embedded data'} has errors:", *problems[:MAX_LISTED]]
-    if len(problems) > MAX_LISTED:
-        lines.append(f"and {len(problems) - MAX_LISTED} more")
-    raise OSError("\n  ".join(lines))
-
-
-def read_text(file: Path, encoding: str) -> str:
-    """Reads a text file.
-
-    Raises:
-        OSError: The file is missing or not in this encoding.
+        OSError: The file is missing, not a text file or not in this encoding.
     """
     if not file.is_file():
         raise OSError(f"{file} is not a file: give the path of a text or CSV file")
     data = file.read_bytes()
+    if data.startswith((b"PK\x03\x04", b"PAR1", b"\xd0\xcf\x11\xe0", b"\x1f\x8b")):
+        raise OSError(f"{file} is a workbook or compressed: save it as CSV")
+    name = encoding or find_encoding(data)
+    if not encoding and name != "utf-8":
+        notes.append(f"{file.name} is not UTF-8 and read as {name}: --data.encoding overrides this")
     try:
-        return data.decode(encoding).removeprefix("\ufeff")
+        return data.decode(name).removeprefix("\ufeff")
     except LookupError as error:
         raise OSError(f"unknown encoding {encoding!r}: set --data.encoding to a name like utf-8 or cp1252") from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise OSError(f"{file}, line {line}, is not {encoding}: set --data.encoding to the file's encoding") from error
+        raise OSError(f"{file}, line {line}, is not {name}: set --data.encoding to the file's encoding") from error
 
 
-def read_rows(file: Path, text: str, separator: str) -> tuple[list[str], list[int]]:
-    """The column names of a CSV text, and the number of the line on which each row ends.
-
-    Raises:
-        OSError: There are no rows, rows differ in length, or two columns have the same name.
-    """
+def parse(text: str, separator: str, **options: Any) -> tuple[dict[int, list[str]], str]:
+    """The fields of each row by the number of the line on which it ends, and the error that ended reading, or ''."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    header: list[str] = []
-    lines: list[int] = []
-    problems: list[str] = []
+    blanks = separator == " "
+    if blanks:  # runs of them separate fields
+        text = re.sub(r"(?m)^ | $", "", re.sub(r"[^\S\n]+", " ", text))
+    options |= {"delimiter": separator, "skipinitialspace": not blanks, "strict": True}
+    reader = csv.reader(StringIO(text, newline=""), **options)
+    rows: dict[int, list[str]] = {}
     try:
-        header = [name.strip() or f"column {i + 1}" for i, name in enumerate(next(reader, []))]
-        for row in filter(None, reader):
-            lines.append(reader.line_num)
-            if len(row) != len(header):
-                problems.append(f"line {reader.line_num}: {len(row)} fields, but the header has {len(header)}")
+        for row in reader:
+            if "".join(row).strip():
+                rows[reader.line_num] = row
     except csv.Error as error:
-        problems.append(f"line {reader.line_num}: {error}")
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    problems += [f"line 1: two columns are named {name!r}" for name in repeated]
-    if not (lines or problems):
-        problems.append("there are no rows below the header")
-    refuse(file, problems)
-    return header, lines
+        return rows, f"line {reader.line_num}: {error}"
+    return rows, ""
 
 
-def read_table(file: Path, encoding: str = "utf-8", separator: str | None = None, **options: Any) -> pd.DataFrame:
-    """Reads a CSV file with a header. The index is the number of the line on which a row ends.
+def find_separator(text: str) -> str:
+    """The separator that gives each of the first rows the same number of fields, or else the first row most fields."""
+    lines = [line for line in text.splitlines()[:200] if line.strip()]
+    counts = {s: [len(row) for row in parse("\n".join(lines), s)[0].values()] for s in SEPARATORS}
+    equal = {s: c[0] for s, c in counts.items() if len(set(c)) == 1 and c[0] > 1}
+    if all("  " in line.strip() for line in lines) and equal.get(" ", 0) == max(equal.values(), default=0) > 1:
+        return " "  # aligned columns
+    return next(iter(equal), None) or max(",|;\t", key=text.partition("\n")[0].count)
+
+
+def read_rows(
+    file: Path, text: str, separator: str, options: Mapping[str, Any], notes: list[str]
+) -> dict[int, list[str]]:
+    """The fields of each row by its line. Quotes enclose fields, unless that joins lines that are whole rows."""
+    rows, error = parse(text, separator)
+    if error and '\\"' in text:
+        rows, error = parse(text, separator, escapechar="\\")
+    quotes = options.get("quotes", "csv")
+    joined = separator == "\t" and max(rows, default=0) > len(rows)  # other programs seldom write lone quotes
+    if quotes == "literal" or (not quotes and (error or joined)):
+        literal, _ = parse(text, separator, quoting=csv.QUOTE_NONE)
+        if quotes or (len(literal) > len(rows) and len(set(map(len, literal.values()))) == 1):
+            notes.append(f"quotes in {file.name} are read as characters: --data.quotes csv overrides this")
+            return literal
+    hint = ", or set --data.quotes literal to read all of them as characters" if "quotes" in options else ""
+    refuse(file, [f"{error}: double the quotes within quotes{hint}"] if error else [])
+    return rows
+
+
+def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
+    """Whether the first row has numbers above numbers, other than 0, 1, 2, ..., or values that occur again below."""
+    numbers, repeated = [], 0
+    for name, *values in zip(names, *list(rows)[:1000], strict=False):
+        if NUMBER.fullmatch(name) and sum(bool(NUMBER.fullmatch(v.strip())) for v in values) > len(values) / 2:
+            numbers.append(name)
+        repeated += bool(name) and name in values
+    counted = [[str(i) for i in range(start, start + len(numbers))] for start in (0, 1)]
+    return numbers not in ([], *counted) or 2 * repeated >= len(names)
+
+
+def name_columns(names: list[str], widths: set[int]) -> list[str]:
+    """Names for as many columns as rows have fields; columns without a name and repeated names get a number."""
+    width = len(names) if len(names) in widths else max(widths)
+    names = ["", *names] if widths == {len(names) + 1} else names  # R writes row names without a name
+    names = names if any(names[width:]) else names[:width]
+    names = [f"column_{i + 1}" if not name or name.startswith("Unnamed: ") else name for i, name in enumerate(names)]
+    return [f"{name}.{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
+
+
+def read_table(file: Path, notes: list[str], named: Collection[str], options: Mapping[str, Any]) -> pd.DataFrame:
+    """Reads a table of texts. The index is the number of the line on which a row ends.
 
     Args:
-        file: CSV file.
-        encoding: Encoding of the file.
-        separator: Character between fields; None selects the most frequent one of comma, tab, ; and | in the header.
-        options: Options of `pandas.read_csv`.
+        file: Text file.
+        notes: Gets a sentence for each decision that the file leaves open.
+        named: Columns that options name; a first row with one of them is a header.
+        options: Values of encoding, separator and header, and perhaps of quotes.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or its first row may be data.
     """
-    text = read_text(file, encoding)
-    separator = separator or max(SEPARATORS, key=text.partition("\n")[0].count)
-    header, lines = read_rows(file, text, separator)
-    options |= {"names": header, "header": 0, "index_col": False}
-    frame = pd.read_csv(StringIO(text), sep=separator, skipinitialspace=True, **options)
-    return frame.set_index(pd.Index(lines))
+    text, header = read_text(file, options["encoding"], notes), options["header"]
+    separator = {"tab": "\t", "\\t": "\t", "blank": " "}.get(options["separator"], options["separator"])
+    separator = separator or find_separator(text)
+    if len(separator) > 1:
+        raise OSError(f"--data.separator is {separator!r}: give one character, tab or blank")
+    if separator != ",":
+        notes.append(f"{file.name} is separated by {SEPARATORS.get(separator, repr(separator))}")
+    rows = read_rows(file, text, separator, options, notes)
+    first = next(iter(rows), 0)
+    names = [name.strip() for name in rows.get(first, [])]
+    below = {line: row for line, row in rows.items() if line != first}
+    if below and not header and not {*names}.intersection(named) and looks_like_data(names, below.values()):
+        hint = "set --data.header none if it is, --data.header first if it is not"
+        refuse(file, [f"line {first} looks like a row of data, not like the names of columns: {hint}"])
+    rows, names = (rows, [""] * len(names)) if header == "none" else (below, names)
+    refuse(file, [] if rows else ["there are no rows below the header"])
+    repeated = {name for name in names if name and names.count(name) > 1}
+    refuse(file, [f"several columns are named {name!r}: rename them" for name in sorted(repeated.intersection(named))])
+    if repeated:
+        notes.append(f"of columns named {' or '.join(sorted(repeated))}, all but the first one have got a number")
+    names = name_columns(names, {len(row) for row in rows.values()})
+    rows = {line: row if any(row[len(names) :]) else row[: len(names)] for line, row in rows.items()}
+    wrong = [(line, len(row)) for line, row in rows.items() if len(row) != len(names)]
+    where = "the first row" if header == "none" else "the header"
+    refuse(file, [f"line {line}: {count} fields, but {where} has {len(names)}" for line, count in wrong])
+    frame = pd.DataFrame(list(rows.values()), index=list(rows), columns=names, dtype=object)
+    return frame.loc[:, [not name.startswith("column_") or frame[name].str.strip().any() for name in names]]
+
+
+def find_splits(folder: Path) -> dict[str, Path]:
+    """The files of a folder whose names tell that they are for train, val or test.
+
+    Raises:
+        OSError: There is none for train, or several are for one split.
+    """
+    words = {file: re.split(r"[\W_]+", file.stem.casefold()) for file in sorted(folder.glob("[!.]*.*"))}
+    found = {
+        split: [f for f in words if any(re.fullmatch(form, w) for w in words[f])] for split, form in SPLITS.items()
+    }
+    several = [split for split, files in found.items() if len(files) > 1]
+    refuse(folder, [f"several files are for {s}: {', '.join(file.name for file in found[s])}" for s in several])
+    refuse(folder, [] if found["train"] else ["there is no file for train, such as train.csv"])
+    return {split: files[0] for split, files in found.items() if files}
+
+
+def mask_gaps(frame: pd.DataFrame, missing: Sequence[str] | None) -> pd.DataFrame:
+    """The table with NaN for the texts that stand for gaps: those of many programs, and further ones."""
+    gaps = GAPS.union(text.casefold() for text in missing or [])
+    return frame.mask(frame.apply(lambda column: column.str.strip().str.casefold().isin(gaps)))
+
+
+def find_formats(texts: pd.Series) -> list[str]:
+    """The formats of dates, with a year of four digits, that nine of ten texts have; several if these disagree."""
+    texts = texts.dropna()
+    sample = texts.iloc[:1]
+    times: dict[str, pd.Series] = {}
+    if not sample.str.contains(r"(?:19|20)\d\d", regex=True).any() or sample.str.isdecimal().any():
+        return []
+    for form in FORMATS:
+        if pd.to_datetime(sample, format=form, errors="coerce", utc=True).notna().all():
+            times[form] = pd.to_datetime(texts, format=form, errors="coerce", utc=True)
+    most = max((values.count() for values in times.values()), default=0)
+    best = [form for form, values in times.items() if values.count() == most >= 0.9 * len(texts)]
+    return best[:1] if all(times[form].equals(times[best[0]]) for form in best) else best
+
+
+def to_numbers(texts: pd.Series, form: str) -> pd.Series:
+    """Converts texts (N,), NaN for gaps, to float64 (N,), with NaN for gaps and what does not have the form.
+
+    A form is a decimal sign and a unit, such as "." or ",€"; or a format of dates, which become days since 1970.
+    """
+    if form[0] not in ".,":
+        times = pd.to_datetime(texts, format=form, errors="coerce", utc=True)
+        return (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+    numbers = pd.to_numeric(texts, errors="coerce").astype(float)
+    if form == "." and not (numbers.isna() & texts.notna()).any():
+        return numbers
+    known = texts[texts.notna()].str.strip().str.replace("\u2212", "-").str.replace(r"^\((.+)\)$", r"-\1", regex=True)
+    sign, unit = form[0], form[1:]
+    if unit:
+        known = known.where(known.str.count(re.escape(unit)) == 1, "").str.replace(unit, "", regex=False).str.strip()
+    group = {".": ",", ",": "."}[sign]
+    grouped = rf"[+-]?[1-9]\d?\d?(?:[{group}'\u2019\u00a0\u202f ]\d\d\d)+(?:\{sign}\d*)?"
+    bare = known.str.replace(rf"[^\d\{sign}+-]", "", regex=True)
+    known = bare.where(known.str.fullmatch(grouped), known)
+    known = known.str.translate({ord(","): ".", ord("."): ","} if sign == "," else {})
+    return pd.to_numeric(known, errors="coerce").astype(float).reindex(texts.index)
+
+
+def find_forms(source: Path, frame: pd.DataFrame, decimal: str | None, forced: Collection[str] = ()) -> dict[str, str]:
+    """The forms of the columns in which nine of ten texts are numbers, and of those that are forced to be.
+
+    Without a decimal sign, the one that gives more numbers is used; see `to_numbers`.
+
+    Raises:
+        OSError: Both give as many numbers.
+    """
+    known = {str(name): texts.dropna() for name, texts in frame.items()}
+    commas = [name for name, texts in known.items() if texts.str.contains(r"\d,\d").any()]
+    found: dict[str, dict[str, str]] = {}
+    total: dict[str, int] = {}
+    for sign in decimal or (".," if commas else "."):
+        found[sign], total[sign] = {}, 0
+        for name, texts in known.items():
+            units = [unit for unit in UNITS if texts.str.contains(unit, regex=False).any()]
+            counts = {sign + unit: int(to_numbers(texts, sign + unit).notna().sum()) for unit in ("", *units)}
+            form = max(counts, key=lambda form: counts[form])
+            if name in forced or counts[form] >= max(0.9 * len(texts), 1):
+                found[sign][name] = form
+                total[sign] += counts[form]
+    best = max(found, key=lambda sign: total[sign])
+    unclear = [name for name in commas if name in found[best]] if len(set(total.values())) < len(total) else []
+    hint = "set --data.decimal , if they are decimal commas, or --data.decimal . if they separate thousands"
+    refuse(source, [f"the commas in the numbers of {name!r} can be read in two ways: {hint}" for name in unclear])
+    return found[best]
+
+
+def convert_numbers(frame: pd.DataFrame, forms: dict[str, str]) -> list[str]:
+    """Converts columns of texts to float64, with NaN for gaps. Returns the problems: values without the form."""
+    problems = []
+    for name, form in forms.items():
+        numbers = to_numbers(frame[name], form)
+        wrong = frame[name].notna() & ~np.isfinite(numbers)
+        kind = "a number" if form in (".", ",") else f"of the form {form}"
+        problems += [f"line {line}: {name!r} is '{frame[name][line]}', not {kind}" for line in frame.index[wrong]]
+        frame[name] = numbers
+    return problems

@@ -1,0 +1,421 @@
+"""What tables, texts and series may look like, and what they are taken for."""
+
+import json
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import Bake
+
+pytestmark = pytest.mark.slow
+
+
+def module_of(bake: Bake, variant: str) -> Iterator[ModuleType]:
+    """The data module of a baked project, imported into this process."""
+    project = bake(variant=variant, project_name=f"own_{variant.replace('-', '_')}")
+    sys.path.insert(0, str(project.path))
+    loaded = set(sys.modules)
+    try:
+        yield import_module("data.data_module")
+    finally:
+        sys.path.remove(str(project.path))
+        for name in set(sys.modules) - loaded:
+            if name.split(".")[0] == "data":
+                del sys.modules[name]
+
+
+@pytest.fixture
+def tabular(bake: Bake) -> Iterator[ModuleType]:
+    yield from module_of(bake, "tabular")
+
+
+@pytest.fixture
+def forecast(bake: Bake) -> Iterator[ModuleType]:
+    yield from module_of(bake, "forecast")
+
+
+@pytest.fixture
+def texts(bake: Bake) -> Iterator[ModuleType]:
+    yield from module_of(bake, "text-rnn")
+
+
+def write(folder: Path, text: str, name: str = "rows.csv", encoding: str = "utf-8") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(text.encode(encoding))
+    return folder / name
+
+
+def read(module: ModuleType, file: Path, **options: Any) -> Any:
+    """A data module that has read a file for training."""
+    data = module.MyDataModule(csv=str(file), **options)
+    data.setup("fit")
+    return data
+
+
+# Series
+
+
+def series(forecast: ModuleType, folder: Path, times: list[str], header: str = "time", **options: Any) -> Any:
+    """A data module with a series at times, each of which may fill several columns."""
+    values = np.sin(np.arange(len(times))).round(3)
+    rows = [f"{time},{value}" for time, value in zip(times, values, strict=True)]
+    return read(
+        forecast, write(folder, "\n".join([f"{header},load", *rows])), **{"lookback": 8, "horizon": 2} | options
+    )
+
+
+def labels(data: Any) -> list[str]:
+    values, clock = data.regular
+    return [clock.label(0), clock.label(len(values) - 1)]
+
+
+DAYS = pd.date_range("2020-01-01", periods=100, freq="D")
+MONTHS = pd.date_range("2000-01-01", periods=100, freq="MS")
+
+
+@pytest.mark.parametrize("form", ["%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%b-%Y", "%B %d, %Y", "%Y%m%d"])
+def test_days_in_any_order_are_read_in_one(forecast: ModuleType, tmp_path: Path, form: str) -> None:
+    times = [f'"{time}"' for time in DAYS.strftime(form)]
+    assert labels(series(forecast, tmp_path, times)) == ["2020-01-01 00:00:00", "2020-04-09 00:00:00"]
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%Y-%m", "%m/%Y", "%b %Y", "%Y%m"])
+def test_months_are_steps_and_none_are_invented(forecast: ModuleType, tmp_path: Path, form: str) -> None:
+    data = series(forecast, tmp_path, list(MONTHS.strftime(form)))
+    assert labels(data) == ["2000-01", "2008-04"]
+    assert len(data.regular[0]) == 100
+
+
+def test_days_that_could_be_months_are_reported_with_the_flag(
+    forecast: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = [f"{day:02}/01/2020" for day in range(1, 13)]
+    data = series(forecast, tmp_path, times, lookback=3, horizon=1)
+    assert "--data.time_format" in capsys.readouterr().out
+    assert labels(data) == ["2020-01", "2020-12"]
+    data = series(forecast, tmp_path, times, lookback=3, horizon=1, time_format="%d/%m/%Y")
+    assert labels(data) == ["2020-01-01 00:00:00", "2020-01-12 00:00:00"]
+
+
+@pytest.mark.parametrize("time", ["{}-01", "month {}", "13/03/{:02}"])
+def test_times_without_a_whole_year_are_asked_about(forecast: ModuleType, tmp_path: Path, time: str) -> None:
+    times = [time.format(i) for i in range(1, 60)]
+    with pytest.raises(OSError, match=r"--data\.time_format"):
+        series(forecast, tmp_path, times)
+    assert labels(series(forecast, tmp_path, times, time="none")) == ["0", "58"]
+
+
+@pytest.mark.parametrize("factor", [1, 1000])
+def test_seconds_since_1970_are_dates(forecast: ModuleType, tmp_path: Path, factor: int) -> None:
+    times = [str((1704067200 + 3600 * i) * factor) for i in range(100)]
+    assert labels(series(forecast, tmp_path, times)) == ["2024-01-01 00:00:00", "2024-01-05 03:00:00"]
+    assert labels(series(forecast, tmp_path, times, time_format="number"))[0] == times[0]
+
+
+@pytest.mark.parametrize("step", ["100ms", "250us"])
+def test_steps_may_be_fractions_of_a_second(forecast: ModuleType, tmp_path: Path, step: str) -> None:
+    times = pd.date_range("2024-01-01", periods=100, freq=step).strftime("%Y-%m-%d %H:%M:%S.%f")
+    data = series(forecast, tmp_path, list(times))
+    assert len(data.regular[0]) == 100
+    assert pd.Timestamp(labels(data)[1]) == pd.Timestamp(times[-1])
+
+
+def test_rounded_times_are_regular(forecast: ModuleType, tmp_path: Path) -> None:
+    times = [f"2024-01-01 00:00:{i / 3:06.3f}" for i in range(150)]
+    assert len(series(forecast, tmp_path, times).regular[0]) == 150
+
+
+@pytest.mark.parametrize(
+    ("header", "form"),
+    [
+        ("Date,Time", "%d/%m/%Y,%H.%M.%S"),
+        ("dteday,hr", "%Y-%m-%d,%H"),
+        ("No,year,month,day,hour", "7,%Y,%m,%d,%H"),
+        ("row,when", "5,%Y-%m-%d %H:%M"),
+        ("when,hour", "%Y-%m-%dT%H:%M:%SZ,%H"),
+    ],
+)
+def test_times_may_stand_in_any_columns(forecast: ModuleType, tmp_path: Path, header: str, form: str) -> None:
+    times = list(pd.date_range("2020-01-01", periods=100, freq="h").strftime(form))
+    data = series(forecast, tmp_path, times, header)
+    assert labels(data) == ["2020-01-01 00:00:00", "2020-01-05 03:00:00"]
+    assert "load" in data.columns
+
+
+def test_two_columns_of_dates_are_asked_about(forecast: ModuleType, tmp_path: Path) -> None:
+    times = [f"x,{day},{day}" for day in DAYS.strftime("%Y-%m-%d")]
+    with pytest.raises(OSError, match=r"begun and ended .*--data\.time"):
+        series(forecast, tmp_path, times, "kind,begun,ended")
+    assert series(forecast, tmp_path, times, "kind,begun,ended", time="ended").times == ["ISO8601", "ended"]
+
+
+def test_newest_first_is_turned_round(forecast: ModuleType, tmp_path: Path) -> None:
+    data = series(forecast, tmp_path, list(DAYS[::-1].strftime("%Y-%m-%d")))
+    assert labels(data)[0] == "2020-01-01 00:00:00"
+    assert data.regular[0][-1, 0] == 0
+
+
+def test_gaps_at_the_start_are_left_out_and_those_of_years_are_not_filled(forecast: ModuleType, tmp_path: Path) -> None:
+    lines = [f"{day};{'NA' if i < 5 else f'{i},5'}" for i, day in enumerate(DAYS.strftime("%d.%m.%Y"))]
+    data = read(forecast, write(tmp_path, "\n".join(["day;load", *lines])), lookback=8, horizon=2)
+    assert data.regular[0][:2, 0].tolist() == [5.5, 6.5]
+    with pytest.raises(OSError, match="lacks 8 steps"):
+        read(forecast, write(tmp_path, "\n".join(["day;load", *lines[:50], *lines[58:]])), lookback=8, horizon=2)
+
+
+def test_a_forecast_is_read_as_the_training_file_was(forecast: ModuleType, tmp_path: Path) -> None:
+    data = series(forecast, tmp_path, list(DAYS.strftime("%d/%m/%Y")))
+    new = [f"{day},{i}.5" for i, day in enumerate(pd.date_range("2021-02-01", periods=9).strftime("%d/%m/%Y"))]
+    data.inputs = [str(write(tmp_path, "\n".join(["time,load", *new]), "new.csv"))]
+    data.setup("predict")
+    assert data.predict[0][1]["time"][0] == "2021-02-10 00:00:00"
+
+
+# Tables
+
+
+def table(rows: int = 200, separator: str = ";", decimal: str = ",") -> str:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(random.normal(5, 2, (rows, 3)).round(2), columns=["a", "b", "c"])
+    frame["kind"] = np.where(frame["a"] > frame["b"], "up", "down")
+    return frame.to_csv(index=False, sep=separator, decimal=decimal)
+
+
+@pytest.mark.parametrize(
+    ("separator", "decimal"), [(";", ","), (";", "."), ("\t", ","), ("|", "."), (",", "."), (" ", ".")]
+)
+def test_separators_and_decimal_signs_are_found(
+    tabular: ModuleType, tmp_path: Path, separator: str, decimal: str
+) -> None:
+    expected = read(tabular, write(tmp_path, table(separator=",", decimal=".")))
+    data = read(tabular, write(tmp_path, table(separator=separator, decimal=decimal).replace(" ", "   "), "other.csv"))
+    assert data.numbers == expected.numbers
+    assert data.frame.equals(expected.frame)
+
+
+def test_a_first_row_of_data_is_refused_until_it_is_said_to_be_one(tabular: ModuleType, tmp_path: Path) -> None:
+    file = write(tmp_path, table().partition("\n")[2])
+    with pytest.raises(OSError, match=r"line 1 .*--data\.header none"):
+        read(tabular, file)
+    data = read(tabular, file, header="none")
+    assert len(data.frame) == 200
+    assert data.target == "column_4" and list(data.numbers) == ["column_1", "column_2", "column_3"]
+    assert "1.5" in read(tabular, write(tmp_path, table().replace("a;", "1.5;", 1)), header="first").frame
+
+
+def test_a_header_of_categories_alone_is_no_header(tabular: ModuleType, tmp_path: Path) -> None:
+    file = write(tmp_path, "p,x,s\ne,x,s\np,f,y\n" * 30)
+    with pytest.raises(OSError, match=r"--data\.header none"):
+        read(tabular, file)
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        (["1,234.5", "2,500", "12", "0.5"], [1234.5, 2500, 12, 0.5]),
+        (["1.234,5", "2.500", "12", "0,5"], [1234.5, 2500, 12, 0.5]),
+        (["1 234,5", "2'500", "12", "0,5"], [1234.5, 2500, 12, 0.5]),
+        (["5%", "12.5%", "0 %", "99%"], [5, 12.5, 0, 99]),
+        (["$5", "$1,200.50", "-$3", "($7)"], [5, 1200.5, -3, -7]),
+        (["5 €", "1.200,50 €", "\u22123 €", "7,5€"], [5, 1200.5, -3, 7.5]),
+        (["1e3", "NA", "", "-.5"], [1000, np.nan, np.nan, -0.5]),
+    ],
+)
+def test_numbers_as_people_write_them(
+    tabular: ModuleType, tmp_path: Path, written: list[str], number: list[float]
+) -> None:
+    rows = [f"{text}|{i % 2}|{'xy'[i % 2]}" for i, text in enumerate(written * 30)]
+    data = tabular.MyDataModule(csv=str(write(tmp_path, "\n".join(["price|odd|kind", *rows]))))
+    assert data.frame["price"].tolist()[:4] == pytest.approx(number, nan_ok=True)
+
+
+def test_commas_that_can_be_read_in_two_ways_are_asked_about(tabular: ModuleType, tmp_path: Path) -> None:
+    text = "\n".join(["n;kind", *(f"{i},{i + 100};{'xy'[i % 2]}" for i in range(1, 90))])
+    file = write(tmp_path, text)
+    with pytest.raises(OSError, match=r"'n'.*--data\.decimal"):
+        read(tabular, file)
+    assert read(tabular, file, decimal=",").frame["n"].iloc[0] == 1.101
+    assert read(tabular, file, decimal=".").frame["n"].iloc[0] == 1101
+
+
+def test_percentages_beside_fractions_are_named(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{i % 7}%,{'xy'[i % 2]}" for i in range(90)]
+    with pytest.raises(OSError, match=r"line 92: 'share' is '0\.5'"):
+        read(tabular, write(tmp_path, "\n".join(["share,kind", *rows, "0.5,x"])))
+
+
+def test_trailing_separators_and_names_of_columns_are_put_right(tabular: ModuleType, tmp_path: Path) -> None:
+    lines = table(separator=",", decimal=".").splitlines()
+    plain = read(tabular, write(tmp_path, "\n".join(lines)))
+    for number, changed in enumerate(
+        [
+            [lines[0] + ",,", *lines[1:]],
+            [line + "," for line in lines],
+            [lines[0], *(line + ",," for line in lines[1:])],
+            [" a , b,c ,kind", *lines[1:], ",,,"],
+            [("" if i == 0 else str(i + 500)) + "," + line for i, line in enumerate(lines)],
+            [("Unnamed: 0" if i == 0 else str(i * 7)) + "," + line for i, line in enumerate(lines)],
+            [lines[0], *(f"name {i},{line}" for i, line in enumerate(lines[1:]))],
+        ]
+    ):
+        data = read(tabular, write(tmp_path, "\n".join(changed), f"{number}.csv"))
+        assert list(data.numbers) == ["a", "b", "c"] and not data.categories and data.target == "kind"
+        assert data.frame[["a", "b", "c", "kind"]].to_numpy().tolist() == plain.frame.to_numpy().tolist()
+
+
+def test_repeated_names_are_told_apart_but_not_as_a_target(tabular: ModuleType, tmp_path: Path) -> None:
+    file = write(tmp_path, table().replace("a;b;c", "a;b;a", 1))
+    assert list(read(tabular, file).numbers) == ["a", "b", "a.1"]
+    with pytest.raises(OSError, match="several columns are named 'a'"):
+        read(tabular, file, target="a")
+
+
+def test_classes_may_be_called_none(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{i}.5,{('None', 'NA', 'mild', 'nan')[i % 4]}" for i in range(120)]
+    data = read(tabular, write(tmp_path, "\n".join(["x,state", *rows])))
+    assert data.class_names == ["NA", "None", "mild", "nan"]
+    assert len(data.frame) == 120
+
+
+def test_rows_without_a_target_are_left_out_and_counted(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = table(separator=",", decimal=".").splitlines()
+    lines[1:11] = [line.rpartition(",")[0] + "," for line in lines[1:11]]
+    assert len(read(tabular, write(tmp_path, "\n".join(lines))).frame) == 190
+    assert "10 rows without a value of 'kind' are left out" in capsys.readouterr().out
+
+
+def test_booleans_have_one_spelling(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{i}.5,{('yes', 'No', 'YES', 'no')[i % 4]},{('TRUE', 'false')[i % 2]}" for i in range(120)]
+    file = write(tmp_path, "\n".join(["x,smokes,ill", *rows]))
+    data = read(tabular, file)
+    assert data.task == "binary" and data.class_names == ["TRUE", "false"]
+    assert len(data.categories["smokes"]) == 2
+    data.inputs = [str(write(tmp_path, "x,smokes\n1,yEs\n1,Yes\n2,NO\n", "new.csv"))]
+    data.setup("predict")
+    assert [features[1].item() for features, _ in data.predict] == [2, 2, 1]
+
+
+def test_dates_are_numbers(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{day},{'xy'[i % 2]}" for i, day in enumerate(DAYS.strftime("%d.%m.%Y"))]
+    data = read(tabular, write(tmp_path, "\n".join(["day,kind", *rows])))
+    assert data.forms == {"day": "%d.%m.%Y"}
+    assert data.frame["day"].diff().dropna().eq(1).all()
+
+
+def test_new_rows_are_read_as_those_for_training_were(tabular: ModuleType, tmp_path: Path) -> None:
+    data = read(tabular, write(tmp_path, table()))
+    data.inputs = [str(write(tmp_path, "a;b;c\n1,234;5;6\n", "new.csv"))]
+    data.setup("predict")
+    (mean, std), ((numbers, _), _) = data.numbers["a"], data.predict[0]
+    assert numbers[0].item() == pytest.approx((1.234 - mean) / std, rel=1e-5)
+
+
+def test_files_for_splits_are_used_as_such(tabular: ModuleType, tmp_path: Path) -> None:
+    lines = table(separator=",", decimal=".").splitlines()
+    parts = {"My_Training.csv": lines[1:120], "DEV.csv": lines[120:150], "test.csv": lines[150:]}
+    for name, part in parts.items():
+        write(tmp_path / "set", "\n".join([lines[0], *part]), name)
+    write(tmp_path / "set", "no table", "readme.txt")
+    data = read(tabular, tmp_path / "set")
+    assert [len(part) for part in data.splits.values()] == [119, 30, 51]
+    without_target = "\n".join(line.rpartition(",")[0] for line in (lines[0], *lines[150:]))
+    write(tmp_path / "set", without_target, "test.csv")
+    (tmp_path / "set" / "DEV.csv").unlink()
+    assert sum(len(part) for part in read(tabular, tmp_path / "set").splits.values()) == 119
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "cp1251"])
+def test_encodings_are_found(tabular: ModuleType, tmp_path: Path, encoding: str) -> None:
+    word = "погода" if encoding == "cp1251" else "Böe"
+    rows = [f"{i}.5,{(word, 'x')[i % 2]}" for i in range(90)]
+    data = read(tabular, write(tmp_path, "\n".join([f"x,{word}", *rows]), encoding=encoding), target=word)
+    assert set(data.class_names) == {word, "x"}
+
+
+def test_workbooks_are_refused_as_such(tabular: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(OSError, match="workbook"):
+        read(tabular, tmp_path / "rows.csv")
+
+
+def test_what_was_read_is_printed_once_before_training(bake: Bake, tmp_path: Path) -> None:
+    project = bake(variant="tabular", project_name="own_tabular")
+    flags = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.max_epochs=1"]
+    file = write(tmp_path, table())
+    printed = project.run("training/train.py", f"--data.csv={file}", *flags).stdout
+    assert printed.count(f"data: {file}, 200 rows:") == 1
+    assert printed.index("down (") < printed.index("epoch 0")
+    evaluated = project.run("training/evaluate.py", "--trainer.accelerator=cpu").stdout
+    assert evaluated in printed and "data:" not in evaluated
+    assert len(json.loads(project.run("training/predict.py", file, "--format=json").stdout)) == 200
+
+
+# Texts
+
+
+def lines_of(label: str = "label") -> list[tuple[str, str]]:
+    return [(("ham", "spam")[i % 2], f"{('my dear', 'cheap')[i % 2]} number {i}") for i in range(120)]
+
+
+def test_lone_quotes_join_no_lines(texts: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{label}\t{text}" for label, text in lines_of()]
+    rows[3] = 'spam\t"cheap" she said'
+    rows[7], rows[20] = 'spam\t"cheap', 'ham\tmy dear"'
+    data = read(texts, write(tmp_path, "\n".join(["label\ttext", *rows]), "rows.tsv"))
+    assert sum(map(len, data.splits.values())) == 120
+    rows[3] = "spam\tcheap"
+    data = read(texts, write(tmp_path, "\n".join(["label\ttext", *rows]), "rows.tsv"))
+    assert sum(map(len, data.splits.values())) == 120
+
+
+def test_quotes_that_cannot_be_read_are_named_with_the_flag(texts: ModuleType, tmp_path: Path) -> None:
+    rows = [f'{label},"{text}, or not"' for label, text in lines_of()]
+    rows[3] = 'spam,"cheap" she said, "really"'
+    file = write(tmp_path, "\n".join(["label,text", *rows]))
+    with pytest.raises(OSError, match=r"line 5.*--data\.quotes literal"):
+        read(texts, file)
+    rows[3] = r'spam,"\"cheap\" she said, really"'
+    data = read(texts, write(tmp_path, "\n".join(["label,text", *rows])))
+    assert any('"cheap" she said, really' in part["text"].tolist() for part in data.splits.values())
+
+
+def test_several_columns_of_text_are_joined(texts: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{label},title {i},{text}" for i, (label, text) in enumerate(lines_of())]
+    data = read(texts, write(tmp_path, "\n".join(["label,title,body", *rows])), text="title,body")
+    assert data.splits["train"]["text"].str.fullmatch(r"title \d+ .* number \d+").all()
+
+
+def test_labels_and_texts_without_a_header(texts: ModuleType, tmp_path: Path) -> None:
+    file = write(tmp_path, "\n".join(f"{label}\t{text}" for label, text in lines_of()), "messages")
+    with pytest.raises(OSError, match=r"--data\.header none"):
+        read(texts, file)
+    data = read(texts, file, header="none")
+    assert data.class_names == ["ham", "spam"] and sum(map(len, data.splits.values())) == 120
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_of_classes_are_lines_of_a_file(texts: ModuleType, tmp_path: Path, first: int) -> None:
+    rows = [f'"{int(label == "spam") + first}","{text}"' for label, text in lines_of()]
+    write(tmp_path / "set", "\n".join(rows[:80]), "train.csv")
+    write(tmp_path / "set", "\n".join(rows[80:]), "test.csv")
+    write(tmp_path / "set", "Ham\nSpam\n", "classes.txt")
+    data = read(texts, tmp_path / "set", header="none")
+    assert data.class_names == ["Ham", "Spam"]
+    assert len(data.splits["test"]) == 40 and 0 < len(data.splits["val"]) < 40
+    assert data.splits["test"]["text"][data.splits["test"]["label"] == "Spam"].str.startswith("cheap").all()
+
+
+def test_numbers_of_classes_that_may_begin_at_0_or_1_are_asked_about(texts: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{int(label == 'spam') + 1},{text}" for label, text in lines_of()]
+    write(tmp_path, "Ham\nSpam\nOther\n", "classes.txt")
+    with pytest.raises(OSError, match="from 0 or 1"):
+        read(texts, write(tmp_path, "\n".join(["label,text", *rows])))
