@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,7 +262,8 @@ def test_run_whose_checkpoint_is_none_is_not_resumed(runner: Runner, kind: str) 
 FLIPS = """
 import sys, random, torch
 from pathlib import Path
-from training.engine.checkpoints import read_checkpoint
+from typing import Any
+from training.engine.checkpoint_files import read_checkpoint
 source, copy = map(Path, sys.argv[1:])
 content, rng = source.read_bytes(), random.Random(0)
 whole = read_checkpoint(source)["state_dict"]
@@ -294,3 +296,85 @@ def test_picture_of_too_many_pixels_is_refused(folders: Runner, train: Callable[
     done = run.project.run("training/predict.py", file, "--ckpt_path", run.best, status=1)
     assert done.stderr.startswith(f"error: {file} is not a readable picture (Image size (400000000 pixels) exceeds")
     assert done.stderr.count("\n") == 1
+
+
+WRONG_PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no weights": lambda checkpoint: checkpoint.pop("state_dict"),
+    "no description of the run": lambda checkpoint: checkpoint.pop("run"),
+    "a description that is a list": lambda checkpoint: checkpoint.update(run=[1]),
+    "weights that are a number": lambda checkpoint: checkpoint.update(state_dict=3),
+    "a number in place of class names": lambda checkpoint: checkpoint["run"]["given"].update(class_names=5),
+    "ten million classes": lambda checkpoint: checkpoint["run"]["given"].update(class_names=["a"] * 10**7),
+    "a command as version": lambda checkpoint: checkpoint.update({"pytorch-lightning_version": "9; reboot"}),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_PARTS)
+def test_checkpoint_whose_parts_are_wrong_is_named_by_each_command(
+    train: Callable[[str], Run], tmp_path: Path, kind: str
+) -> None:
+    run = train("digits-cnn")
+    checkpoint = torch.load(run.best, weights_only=True)
+    WRONG_PARTS[kind](checkpoint)
+    file = run.folder / "checkpoints" / "wrong.ckpt"  # in the run folder, so that the settings are found
+    torch.save(checkpoint, file)
+    try:
+        for script in ("evaluate", "predict", "export"):
+            done = run.project.run(f"training/{script}.py", "--ckpt_path", file, status=1)
+            assert done.stderr.count("\n") == 1, done.stderr
+            assert done.stderr.startswith(f"error: {file} ") and "reboot" not in done.stderr, done.stderr
+    finally:
+        file.unlink()
+
+
+def test_run_whose_checkpoint_has_emptied_parts_is_not_resumed(bake: Bake) -> None:
+    project = bake(fresh=True, project_name="emptied")
+    project.run("training/train.py", "--trainer.max_epochs=1", "--trainer.logger=false")
+    (folder,) = project.runs()
+    file = folder / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    for part in ("loops", "callbacks", "random", "run"):
+        torch.save(checkpoint | {part: type(checkpoint[part])()}, file)
+        done = project.run("training/train.py", "--resume", folder.name, "--trainer.max_epochs=2", status=1)
+        assert done.stderr.startswith(f"error: {file} ") and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_seed_out_of_range_is_refused(bake: Bake, seed: str) -> None:
+    project = bake(project_name="seeded")
+    done = project.run("training/train.py", "--seed_everything", seed, status=2)
+    assert done.stderr.startswith(f"error: seed_everything {seed} ") and done.stderr.count("\n") == 1
+    assert project.runs() == []
+
+
+def test_export_into_a_folder_that_is_none_is_named(train: Callable[[str], Run], tmp_path: Path) -> None:
+    """As on a read-only disk, nothing can be written there."""
+    run = train("digits-cnn")
+    (tmp_path / "file").touch()
+    for form in ("weights", "model", "onnx", "pt2"):
+        done = run.project.run(
+            "training/export.py", f"--format={form}", "--output", tmp_path / "file" / "model", status=1
+        )
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+        assert str(tmp_path / "file") in done.stderr
+
+
+def test_run_after_the_clock_was_set_back_is_the_newest(bake: Bake) -> None:
+    project = bake(fresh=True, project_name="clock")
+    flags = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.logger=false"]
+    project.run("training/train.py", *flags)
+    (first,) = project.runs()
+    first.rename(first.with_name("2999-01-01_00-00-00-000000"))
+    project.run("training/train.py", *flags)
+    assert [run.name[:4] for run in project.runs()] == ["2999", "2999"]
+    newest = project.runs()[-1]
+    (newest / "checkpoints" / "best.ckpt").write_bytes(b"")
+    done = project.run("training/evaluate.py", status=1)
+    assert str(newest) in done.stderr  # it takes the run that was started last
+
+
+def test_settings_of_a_run_hold_no_path_of_its_folder(train: Callable[[str], Run]) -> None:
+    """A copied project would otherwise write into the folder of the first one."""
+    run = train("digits-cnn")
+    assert str(run.folder) not in (run.folder / "config.yaml").read_text(encoding="utf-8")
+    assert str(run.project.path) not in (run.folder / "config.yaml").read_text(encoding="utf-8")

@@ -1,16 +1,22 @@
 """The long form of the tests beside it: `python tests/faults/torture.py [--kills 60] [--seed 0] [--variants NAME...]`.
 
 Bakes every variant, and a project with plain Lightning classes pasted in. Trains each undisturbed, and then again under
-SIGKILLs at random instants, resuming after each. Its last line tells the kills, the resumes, the runs that ended with
-other weights or metrics, and the checkpoints that could not be read. The exit status is 1 if there were any of the last
-two.
+SIGKILLs at random instants, resuming after each. Then trains several seeds undisturbed, and again while its sweep
+processes, trials, or both are killed. The last two lines tell the kills, the resumes, the runs that ended with other weights or
+metrics, and the checkpoints that could not be read; and, of sweeps, the trials that are missing or were trained twice.
+The exit status is 1 if there were any of these.
 """
 
 import argparse
+import csv
+import os
 import random
 import signal
+import subprocess
 import sys
+import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -44,11 +50,91 @@ PLAIN_SETTINGS = {
     "moving average": ["--trainer.callbacks=EMAWeightAveraging"],
     "accumulated gradients": ["--trainer.accumulate_grad_batches=3"],
 }
+SEEDS = 4
+
+
+class SweepRunner:
+    """Runs `training/sweep.py` of a project, and kills it and its trials."""
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+        self.command = [sys.executable, str(project / "training" / "sweep.py"), "--seeds", str(SEEDS), "--jobs", "2"]
+
+    def folder(self, name: str) -> Path:
+        return self.project / "logs" / "sweeps" / name
+
+    def start(self, name: str) -> subprocess.Popen[str]:
+        """Starts the sweep and waits until it looks after trials."""
+        process = subprocess.Popen(
+            [*self.command, "--name", name, *FLAGS],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) and not line.startswith("to resume"):
+            pass
+        return process
+
+    def to_the_end(self, name: str) -> float:
+        """Runs the sweep until it is finished; returns the seconds that this took."""
+        process = self.start(name)
+        begun = time.monotonic()
+        output, _ = process.communicate()
+        if process.returncode:
+            raise AssertionError(output)
+        return time.monotonic() - begun
+
+    def kill(self, name: str, sweeps: list[subprocess.Popen[str]], what: str) -> None:
+        """Sends SIGKILL to the sweep processes, to the trials, or to both."""
+        for sweep in sweeps if what != "trials" else []:
+            sweep.kill()
+        mark = f"SWEEP_RUN={self.folder(name)}{os.sep}".encode()
+        for file in Path("/proc").glob("[0-9]*/environ") if what != "sweep" else []:
+            with suppress(OSError):  # a process of somebody else, or one that has ended
+                if mark in file.read_bytes():
+                    os.kill(int(file.parent.name), signal.SIGKILL)
+
+    def faults(self, reference: str, name: str) -> dict[str, int]:
+        """How many trials of a sweep are missing, were trained twice, or differ from those of another one."""
+        with open(self.folder(name) / "results.csv", newline="", encoding="utf-8") as text:
+            numbers = [int(row["number"]) for row in csv.DictReader(text) if row["state"] == "finished"]
+        logs = [file.read_text(encoding="utf-8") for file in self.folder(name).glob("*.log") if file.stem.isdigit()]
+        runs = [f"{number:04}" for number in numbers]
+        differing = [run for run in runs if compare(self.folder(reference) / run, self.folder(name) / run)]
+        return {
+            "trials lost": SEEDS - len(set(numbers)),
+            "doubled": len(numbers) - len(set(numbers)) + sum(log.count("best epoch: ") > 1 for log in logs),
+            "mismatches": len(differing),
+        }
+
+
+def torture_sweeps(project: Path, kills: int, rng: random.Random) -> Counter[str]:
+    """Kills sweeps at random instants, one or two processes of each at a time; returns the counts."""
+    runner, total = SweepRunner(project), Counter[str]()
+    seconds = runner.to_the_end("reference")
+    while total["kills"] < kills:
+        total["sweeps"] += 1
+        name = f"killed-{total['sweeps']}"
+        for what in rng.sample(["sweep", "trials", "both"] * 2, 5):
+            sweeps = [runner.start(name) for _ in range(rng.choice([1, 2]))]
+            time.sleep(rng.uniform(0, seconds / 2))
+            total["kills"] += any(sweep.poll() is None for sweep in sweeps)
+            runner.kill(name, sweeps, what)
+            for sweep in sweeps:
+                sweep.communicate()  # after its trials were killed it ends by itself
+        runner.to_the_end(name)
+        total.update(runner.faults("reference", name))
+        print(f"sweep: {dict(total)}", flush=True)
+    return total
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60, help="at least; a run takes three at a time")
+    parser.add_argument("--sweep_kills", type=int, default=20, help="of sweeps; a sweep takes five")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, PASTED], default=[*VARIANTS, PASTED])
     options = parser.parse_args()
@@ -80,8 +166,14 @@ def main() -> None:
             found = compare(reference, survived)
             report.mismatches += bool(found)
             print(f"{variant}, {setting}: {', '.join(found) or 'the same'} ({report})", flush=True)
+        project = cookiecutter(
+            str(TEMPLATE), no_input=True, output_dir=folder, extra_context={"project_name": "tortured_sweep"}
+        )
+        sweeps = torture_sweeps(Path(project), options.sweep_kills, rng)
     print(report)
-    sys.exit(bool(report.mismatches or report.unreadable))
+    print("sweeps:", ", ".join(f"{name} {count}" for name, count in sweeps.items()))
+    faults = sweeps["trials lost"] + sweeps["doubled"] + sweeps["mismatches"]
+    sys.exit(bool(report.mismatches or report.unreadable or faults))
 
 
 if __name__ == "__main__":

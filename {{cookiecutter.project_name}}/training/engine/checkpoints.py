@@ -1,71 +1,21 @@
-"""Checkpoint files: written completely, read without running code, kept for the best epoch and for resuming."""
+"""Which checkpoints a run keeps: those of its best epoch and of its last step or epoch."""
 
 import shutil
 import time
 from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
-from lightning import LightningModule, Trainer, __version__
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.seed import _collect_rng_states
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from training.engine.files import replacing
 from training.engine.interrupts import warn
 from training.engine.plain_values import make_plain
 from training.engine.processes import agree, gather
-
-PARTS = {"state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers", "random", "run"}
-
-
-def read_checkpoint(file: Path | str) -> dict[str, Any]:
-    """Reads a checkpoint of plain values and tensors; code in it is not run, and checksums are verified.
-
-    Raises:
-        OSError: The file is missing, damaged, or holds more than plain values and tensors.
-    """
-    try:
-        with ZipFile(file) as archive:
-            if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()) or archive.testzip():
-                raise BadZipFile("wrong checksum")
-    except (BadZipFile, EOFError, ValueError, NotImplementedError) as error:
-        raise OSError(f"{file} is damaged or not a checkpoint ({error}): use another") from error
-    try:
-        return dict(torch.load(file, map_location="cpu", weights_only=True))
-    except OSError:
-        raise
-    except Exception as error:  # torch.load raises many types
-        reason = str(error).splitlines()[0]
-        raise OSError(f"{file} holds more than plain values and tensors, so it is not read ({reason})") from error
-
-
-def read_step(checkpoint: Path) -> int:
-    """The number of steps that a checkpoint holds."""
-    try:
-        return int(read_checkpoint(checkpoint)["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
-    except (KeyError, TypeError) as error:
-        raise OSError(f"{checkpoint} is not a checkpoint of this project: it lacks {error}") from error
-
-
-class SafeCheckpointIO(TorchCheckpointIO):
-    """Saves checkpoints completely or not at all, and loads them without running code in them."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as partial, open(partial, "wb") as file:
-            torch.save(checkpoint, file)
-
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        checkpoint = read_checkpoint(path)
-        if missing := sorted(PARTS - checkpoint.keys()):
-            raise OSError(f"{path} is not a checkpoint of this project: it lacks {', '.join(missing)}")
-        version = str(checkpoint.get("pytorch-lightning_version"))
-        if version.split(".")[:2] != __version__.split(".")[:2]:
-            raise OSError(f"{path} is not a checkpoint of Lightning {__version__}; install the version that wrote it")
-        return checkpoint
 
 
 class Checkpoints(Checkpoint):

@@ -1,8 +1,7 @@
 """The command line: `configs/config.yaml` and flags in; data module, model and trainer out."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from random import randrange
@@ -14,7 +13,7 @@ from lightning import LightningDataModule, LightningModule, Trainer, seed_everyt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from training.engine.checkpoints import read_checkpoint
+from training.engine.checkpoint_files import SafeCheckpointIO, misfit, naming
 
 
 def refuse(message: str) -> NoReturn:
@@ -122,6 +121,8 @@ class ProjectCLI(LightningCLI):
     def _set_seed(self) -> None:
         if isinstance(self.config.seed_everything, bool | None):  # any seed will do, but it is recorded
             self.config.seed_everything = randrange(2**32)
+        if not 0 <= self.config.seed_everything < 2**32:
+            self.parser.error(f"seed_everything {self.config.seed_everything} is not between 0 and {2**32 - 1}")
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -144,12 +145,16 @@ class ProjectCLI(LightningCLI):
         for name, value in self.given.items():
             setattr(self.datamodule, name, value)
         linked = {name: getattr(self.datamodule, name) for name in self.linked}
-        self.model = self._model_class(**self.config_init.get("model", {}), **linked)
+        self.model = self.make_model({**self.config_init.get("model", {}), **linked})
         self.trainer = self.make_trainer(self.config_init.trainer)
 
     def place(self, config: Namespace) -> None:
         """Changes the trainer's settings before loggers and callbacks are made from them."""
         raise NotImplementedError
+
+    def make_model(self, arguments: dict[str, Any]) -> LightningModule:
+        """Makes the model."""
+        return self._model_class(**arguments)
 
     def make_trainer(self, config: Namespace) -> Trainer:
         """Makes the trainer of the command."""
@@ -157,10 +162,12 @@ class ProjectCLI(LightningCLI):
 
     def load_weights(self, file: Path) -> None:
         """Loads the weights of a checkpoint."""
-        checkpoint = read_checkpoint(file)
-        with naming(file):
+        checkpoint = SafeCheckpointIO().load_checkpoint(file)
+        try:
             self.model.on_load_checkpoint(checkpoint)
             self.model.load_state_dict(checkpoint["state_dict"])
+        except (RuntimeError, TypeError, KeyError) as error:
+            raise misfit(file, error) from error
 
     def run(self, method: Callable[..., Any], checkpoint: Path | None, **options: Any) -> Any:
         """Calls `fit`, `test`, `validate` or `predict` of a trainer after seeding all random numbers.
@@ -171,18 +178,3 @@ class ProjectCLI(LightningCLI):
         options |= {"datamodule": self.datamodule, "ckpt_path": checkpoint, "weights_only": True}
         with naming(checkpoint):
             return method(self.model, **options)
-
-
-@contextmanager
-def naming(checkpoint: Path | None) -> Iterator[None]:
-    """Names a checkpoint whose weights do not fit the model.
-
-    Raises:
-        OSError: They do not.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("Error(s) in loading state_dict"):
-            raise
-        raise OSError(f"{checkpoint} does not fit the model: {' '.join(str(error).split())[:300]}") from error

@@ -6,13 +6,14 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from training.engine.checkpoints import SafeCheckpointIO, read_checkpoint
+from training.engine.checkpoint_files import SafeCheckpointIO, misfit
 from training.engine.command_line import ProjectCLI, flag_value, read_config
 from training.engine.interrupts import warn
 from training.engine.run_folder import LOGS, newest_first
@@ -31,9 +32,9 @@ class CheckpointCLI(ProjectCLI):
     ) -> None:
         name = flag_value("--ckpt_path", sys.argv[1:] if args is None else args)
         self.ckpt_path = Path(name) if name else newest_checkpoint()
-        self.checkpoint = read_checkpoint(self.ckpt_path)
+        self.checkpoint = SafeCheckpointIO().load_checkpoint(self.ckpt_path)
         file = self.ckpt_path.resolve().parents[1] / "config.yaml"
-        given = dict(self.checkpoint.get("run", {}).get("given", {}))
+        given = dict(self.checkpoint["run"].get("given", {}))
         if file.exists():
             defaults = read_config(file), file
         else:  # a checkpoint that was moved holds what save_hyperparameters saved
@@ -41,6 +42,26 @@ class CheckpointCLI(ProjectCLI):
             model = {name: value for name, value in model.items() if name not in given}
             defaults = {"model": model, "data": data}, self.ckpt_path
         super().__init__(model_class, data_class, args, defaults, given)
+
+    def make_model(self, arguments: dict[str, Any]) -> LightningModule:
+        """Makes the model, but only if its weights have the shapes of those in the checkpoint.
+
+        A small file could ask for a network that no memory holds.
+        """
+        saved = self.checkpoint["state_dict"]
+        try:
+            with torch.device("meta"):
+                weights = self._model_class(**arguments).state_dict()
+        except Exception:  # a network that needs its memory to be built, or does not fit: as it is
+            weights = {}
+        for name, expected in weights.items():
+            if name in saved and saved[name].shape != expected.shape:
+                shapes = f"{tuple(saved[name].shape)}, not {tuple(expected.shape)}"
+                raise OSError(f"{self.ckpt_path} does not fit the project: {name} has the shape {shapes}")
+        try:
+            return self._model_class(**arguments)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise misfit(self.ckpt_path, error) from error
 
     def add_options(self, parser: LightningArgumentParser) -> None:
         help_ = "Checkpoint file; by default the best one of the newest run."

@@ -14,17 +14,19 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from training.engine.checkpoints import Checkpoints, SafeCheckpointIO, read_step
+from training.engine.checkpoint_files import SafeCheckpointIO, read_step
+from training.engine.checkpoints import Checkpoints
 from training.engine.command_line import ProjectCLI, flag_value, read_config
 from training.engine.evaluation import make_evaluator, missing_for
-from training.engine.files import read_json, replacing, write_json
+from training.engine.files import read_json, write_json
 from training.engine.interrupts import Interrupts, is_first_process
 from training.engine.loops import install_loops
 from training.engine.metrics_file import ALL_STEPS, MetricsFile
 from training.engine.plain_values import as_list, is_plain, keep_plain_hyperparameters, make_plain
 from training.engine.processes import follow_launcher, rejoin_launcher
 from training.engine.reports import LossLogger
-from training.engine.run_folder import LOGS, ROOT, describe_run, discard_run, find_run, lock_run, new_run, restarted_run
+from training.engine.run_folder import LOGS, ROOT, discard_run, find_run, lock_run, new_run, restarted_run
+from training.engine.run_record import RunRecord
 
 LENGTH = ["trainer.max_epochs", "trainer.max_steps", "trainer.max_time"]
 # Settings that may differ from those of the run that is resumed.
@@ -178,27 +180,3 @@ class RunCLI(ProjectCLI):
     def plain_config(self) -> dict[str, Any]:
         """All settings as a config file holds them."""
         return dict(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
-
-
-class RunRecord(Callback):
-    """Writes `config.yaml` and `run.json` when a run starts."""
-
-    def __init__(self, cli: RunCLI) -> None:
-        self.cli = cli
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        cli = self.cli
-        for finder in trainer.callbacks:
-            if isinstance(finder, LearningRateFinder) and finder.optimal_lr:
-                trainer.strategy.setup_optimizers(trainer)  # with the rate that was found
-                print(f"learning rate found: {(rate := finder.optimal_lr.suggestion()):.3g}", flush=True)
-                if "lr" in cli.config.get("model", {}):
-                    cli.config.model.lr = rate
-        if trainer.fast_dev_run or not trainer.is_global_zero:
-            return
-        config = cli.plain_config()
-        describe_run(cli.run_dir, config, cli.allow_changed_data)
-        with replacing(cli.run_dir / "config.yaml") as partial:
-            partial.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        for logger in [] if cli.resumed else trainer.loggers:
-            logger.log_hyperparams(config)

@@ -65,10 +65,9 @@ def find_run(logs: Path, name: str) -> Path:
 
 def launched_job() -> tuple[str | None, bool]:
     """The job of SLURM or torchrun that started this process, and whether it has been started again."""
-    for job, restarts in (("SLURM_JOB_ID", "SLURM_RESTART_COUNT"), ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")):
-        if job in os.environ and os.environ.get(restarts, "0") != "0":
-            return os.environ[job], True
-    return os.environ.get("SLURM_JOB_ID", os.environ.get("TORCHELASTIC_RUN_ID")), False
+    job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+    restarts = [os.environ.get(f"{name}_RESTART_COUNT", "0") for name in ("SLURM", "TORCHELASTIC")]
+    return job, restarts != ["0", "0"]
 
 
 def restarted_run(logs: Path) -> Path | None:

@@ -1,0 +1,92 @@
+"""Checkpoint files: written completely, read without running code, and refused by name where they do not fit."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+import torch
+from lightning import __version__
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from training.engine.files import replacing
+
+PARTS = {"state_dict": dict, "loops": dict, "callbacks": dict, "run": dict} | {
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "random": list,
+}
+NEVER_EMPTY = ["state_dict", "loops", "callbacks", "random", "run"]
+
+
+def read_checkpoint(file: Path | str) -> dict[str, Any]:
+    """Reads a checkpoint of plain values and tensors; code in it is not run, and checksums are verified.
+
+    Raises:
+        OSError: The file is missing, damaged, or holds more than plain values and tensors.
+    """
+    try:
+        with ZipFile(file) as archive:
+            if any(entry.compress_type != ZIP_STORED for entry in archive.infolist()) or archive.testzip():
+                raise BadZipFile("wrong checksum")
+    except (BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        raise OSError(f"{file} is damaged or not a checkpoint ({error}): use another") from error
+    try:
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises many types
+        reason = str(error).splitlines()[0]
+        raise OSError(f"{file} holds more than plain values and tensors, so it is not read ({reason})") from error
+
+
+def read_step(checkpoint: Path) -> int:
+    """The number of steps that a checkpoint holds."""
+    try:
+        return int(read_checkpoint(checkpoint)["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+    except (KeyError, TypeError) as error:
+        raise OSError(f"{checkpoint} is not a checkpoint of this project: it lacks {error}") from error
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Saves checkpoints completely or not at all, and loads them without running code in them."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with replacing(Path(path)) as partial, open(partial, "wb") as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        checkpoint = read_checkpoint(path)
+        wrong = [name for name, kind in PARTS.items() if not isinstance(checkpoint.get(name), kind)]
+        if missing := wrong or [name for name in NEVER_EMPTY if not checkpoint[name]]:
+            raise OSError(f"{path} is not a checkpoint of this project: it lacks {', '.join(missing)}")
+        version = str(checkpoint.get("pytorch-lightning_version"))
+        if version.split(".")[:2] != __version__.split(".")[:2]:
+            raise OSError(f"{path} is not a checkpoint of Lightning {__version__}; install the version that wrote it")
+        return checkpoint
+
+
+@contextmanager
+def naming(checkpoint: Path | None) -> Iterator[None]:
+    """Names a checkpoint that Lightning cannot restore.
+
+    Raises:
+        OSError: Something in it does not fit the model, the optimizers, the callbacks or the loops.
+    """
+    try:
+        yield
+    except (OSError, MisconfigurationException):
+        raise
+    except Exception as error:  # which type depends on what does not fit
+        if not any(frame.filename.endswith("checkpoint_connector.py") for frame in extract_tb(error.__traceback__)):
+            raise
+        raise misfit(checkpoint, error) from error
+
+
+def misfit(checkpoint: Path | None, error: Exception) -> OSError:
+    """The error for a checkpoint that does not fit the project."""
+    reason = " ".join(str(error).split())[:300]
+    return OSError(f"{checkpoint} does not fit the project: {type(error).__name__}: {reason}")

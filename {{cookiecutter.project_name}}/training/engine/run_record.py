@@ -1,0 +1,41 @@
+"""What a run writes when it starts."""
+
+from typing import Any
+
+import yaml
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateFinder
+
+from training.engine.files import replacing
+from training.engine.run_folder import describe_run
+
+
+class RunRecord(Callback):
+    """Writes `config.yaml` and `run.json` when a run starts, and sends its settings to the loggers.
+
+    Args:
+        cli: The RunCLI of the run.
+    """
+
+    def __init__(self, cli: Any) -> None:
+        self.cli = cli
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.take_found_rate(trainer)
+        if trainer.fast_dev_run or not trainer.is_global_zero:
+            return
+        cli, config = self.cli, self.cli.plain_config()
+        describe_run(cli.run_dir, config, cli.allow_changed_data)
+        with replacing(cli.run_dir / "config.yaml") as partial:
+            partial.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        for logger in [] if cli.resumed else trainer.loggers:
+            logger.log_hyperparams(config)
+
+    def take_found_rate(self, trainer: Trainer) -> None:
+        """Trains with the rate that a LearningRateFinder has found, and records it."""
+        for finder in trainer.callbacks:
+            if isinstance(finder, LearningRateFinder) and finder.optimal_lr:
+                trainer.strategy.setup_optimizers(trainer)
+                print(f"learning rate found: {(rate := finder.optimal_lr.suggestion()):.3g}", flush=True)
+                if "lr" in self.cli.config.get("model", {}):
+                    self.cli.config.model.lr = rate
