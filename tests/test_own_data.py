@@ -477,8 +477,8 @@ def test_all_bad_boxes_are_named_at_once(detection: Variant, tmp_path: Path) -> 
     (tmp_path / "images" / "41.bmp").write_bytes(b"no picture")
     found = problems(detection(tmp_path, status=1), tmp_path)
     for what in (
-        "[80.0, 5.0, 40.0, 9.0] reaches beyond the edges of",
-        "[200.0, 5.0, 40.0, 9.0] reaches beyond the edges of",
+        "1.bmp: box [80.0, 5.0, 40.0, 9.0] reaches beyond its edges",
+        "2.png: box [200.0, 5.0, 40.0, 9.0] reaches beyond its edges",
         "annotation 4: bbox is [1, 2, 3], not [x, y, width, height]",
         "annotation 5: there is no image 5",
         "annotation 6: there is no category 5",

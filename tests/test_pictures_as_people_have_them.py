@@ -229,3 +229,407 @@ def test_class_of_unreadable_pictures_is_refused(image_folder: Reader, tmp_path:
     (tmp_path / "blue").mkdir()
     (tmp_path / "blue" / "0.png").write_bytes(b"no picture")
     assert "blue" in image_folder.refuses(tmp_path)
+
+
+MASKS = """
+    masks = {}
+    for split in ("train", "val", "test"):
+        for i, (picture, mask) in enumerate(data.samples[1][split]):
+            part = getattr(data, split)
+            values = sorted(set(part[i][1].flatten().tolist())) if split != "train" else []
+            masks[str(picture.file)] = [split, str(mask), values, picture.size, picture.upright]
+    print(json.dumps([data.class_names, masks]))
+"""
+
+
+@pytest.fixture(scope="module")
+def segmentation(bake: Bake) -> Reader:
+    return Reader(bake(variant="segmentation"), MASKS)
+
+
+def mask(values: Sequence[int], number: int = 0, size: tuple[int, int] = (12, 10)) -> Image.Image:
+    """A mask of these values in columns."""
+    pixels = np.resize(np.array(values, np.uint8), size[0])
+    return Image.fromarray(np.tile(np.roll(pixels, number), (size[1], 1)))
+
+
+def pairs(images: Path, masks: Path, values: Sequence[int] = (0, 1), ending: str = "", count: int = 20) -> None:
+    masks.mkdir(parents=True, exist_ok=True)
+    for i, file in enumerate(pictures(images, count)):
+        mask(values, i).save(masks / f"{file.stem}{ending}.png")
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "ending"),
+    [
+        ("images", "masks", ""),
+        ("images", "masks", "_mask"),
+        ("Images", "labels", ""),
+        ("img", "annotations", "_gt"),
+        ("JPEGImages", "SegmentationClass", ""),
+        ("photos", "GT", "-label"),
+        (".", ".", "_mask"),
+        ("scans", "scans/masks", ""),
+    ],
+)
+def test_masks_are_found_by_folder_and_ending(
+    segmentation: Reader, tmp_path: Path, images: str, masks: str, ending: str
+) -> None:
+    pairs(tmp_path / images, tmp_path / masks, ending=ending)
+    (names, found), said = segmentation(tmp_path)
+    assert names == ["0", "1"]
+    assert len(found) == 20
+    assert all(Path(picture).stem + ending == Path(entry[1]).stem for picture, entry in found.items())
+    assert "train 14, val 2, test 4" in said
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [("{}/images", "{}/masks"), ("images/{}", "masks/{}"), ("{}", "{}_labels"), ("{}_images", "{}_masks")],
+)
+def test_masks_have_folders_of_splits(segmentation: Reader, tmp_path: Path, images: str, masks: str) -> None:
+    for split in ("Train", "val", "test"):
+        pairs(tmp_path / images.format(split), tmp_path / masks.format(split), count=3)
+    (_, found), said = segmentation(tmp_path)
+    assert "train 3, val 3, test 3" in said
+    assert all(entry[0] in picture.removeprefix(str(tmp_path)).lower() for picture, entry in found.items())
+
+
+def test_test_pictures_without_masks_are_left_out(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "train" / "images", tmp_path / "train" / "masks")
+    pictures(tmp_path / "test" / "images", 5)
+    (_, found), said = segmentation(tmp_path)
+    assert len(found) == 20
+    assert "left out: the test pictures" in said
+
+
+def test_masks_of_0_and_255_have_two_classes(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 255))
+    (names, found), said = segmentation(tmp_path)
+    assert names == ["0", "255"]
+    assert [entry[2] for entry in found.values() if entry[0] == "test"] == [[0, 1]] * 4
+    assert "255 50.0%" in said
+
+
+def test_value_255_is_no_class_beside_others(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 1, 255))
+    (names, found), _ = segmentation(tmp_path)
+    assert names == ["0", "1"]
+    assert [entry[2] for entry in found.values() if entry[0] == "test"] == [[0, 1, 255]] * 4
+
+
+@pytest.mark.parametrize("mode", ["1", "RGB", "RGBA", "LA"])
+def test_grey_masks_may_have_any_mode(segmentation: Reader, tmp_path: Path, mode: str) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 255))
+    for file in (tmp_path / "masks").iterdir():
+        Image.open(file).convert(mode).save(file)
+    (names, _), said = segmentation(tmp_path)
+    assert len(names) == 2
+    assert "50.0%" in said
+
+
+def recolour(folder: Path, colours: Sequence[tuple[int, int, int]], palette: bool) -> None:
+    for file in folder.iterdir():
+        image = Image.open(file)
+        image.putpalette([channel for colour in colours for channel in colour])
+        (image if palette else image.convert("RGB")).save(file)
+
+
+COLOURS = [(0, 0, 0), (128, 64, 128), (0, 0, 255)]
+
+
+def test_palettes_count_by_index(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 1, 2))
+    recolour(tmp_path / "masks", COLOURS, palette=True)
+    (names, found), _ = segmentation(tmp_path)
+    assert names == ["0", "1", "2"]
+    assert [entry[2] for entry in found.values() if entry[0] == "test"] == [[0, 1, 2]] * 4
+
+
+def test_palettes_that_differ_are_refused(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 1, 2))
+    recolour(tmp_path / "masks", COLOURS, palette=True)
+    image = Image.open(tmp_path / "masks" / "3.png")
+    image.putpalette([0, 0, 0, 0, 0, 255, 128, 64, 128])
+    image.save(tmp_path / "masks" / "3.png")
+    assert "classes.txt" in segmentation.refuses(tmp_path)
+
+
+@pytest.mark.parametrize("palette", [False, True])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.txt", "nothing 0 0 0\nroad 128 64 128\nblue sky 0 0 255\n"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nnothing:0,0,0::\nroad:128,64,128::\nblue sky:0,0,255::\n"),
+        ("class_dict.csv", "name,r,g,b\nnothing,0,0,0\nroad,128,64,128\nblue sky,0,0,255\n"),
+    ],
+)
+def test_colours_of_classes_are_read_from_a_file(
+    segmentation: Reader, tmp_path: Path, name: str, text: str, palette: bool
+) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 1, 2))
+    recolour(tmp_path / "masks", COLOURS, palette)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    (names, found), _ = segmentation(tmp_path)
+    assert names == ["nothing", "road", "blue sky"]
+    assert [entry[2] for entry in found.values() if entry[0] == "test"] == [[0, 1, 2]] * 4
+
+
+def test_colours_without_names_are_refused(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 1, 2))
+    recolour(tmp_path / "masks", COLOURS, palette=False)
+    assert "NAME RED GREEN BLUE" in segmentation.refuses(tmp_path)
+    (tmp_path / "classes.txt").write_text("nothing 0 0 0\nroad 128 64 128\n", encoding="utf-8")
+    assert "colour 0 0 255" in segmentation.refuses(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_masks_that_went_through_jpeg_are_refused(segmentation: Reader, tmp_path: Path, suffix: str) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 0, 0, 255, 255))
+    for file in list((tmp_path / "masks").iterdir()):
+        image = Image.open(file)
+        file.unlink()
+        image.save(file.with_suffix(".jpg"), quality=60)
+        if suffix == ".png":
+            Image.open(file.with_suffix(".jpg")).save(file)
+            file.with_suffix(".jpg").unlink()
+    assert "JPEG" in segmentation.refuses(tmp_path)
+
+
+def test_pictures_without_masks_are_left_out_by_a_flag(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks")
+    (tmp_path / "masks" / "3.png").unlink()
+    assert "--data.drop_unpaired" in segmentation.refuses(tmp_path)
+    (_, found), said = segmentation(tmp_path, drop_unpaired=True)
+    assert len(found) == 19
+    assert "left out: 1 " in said
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_size_of_a_mask_decides_whether_exif_turns_its_picture(
+    segmentation: Reader, tmp_path: Path, upright: bool
+) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks")
+    file = tmp_path / "images" / "3.png"
+    picture(file.with_suffix(".jpg"), size=(10, 12) if upright else (12, 10), exif=exif(6))
+    file.unlink()
+    (_, found), _ = segmentation(tmp_path)
+    assert found[str(file.with_suffix(".jpg"))][3:] == [[10, 12], upright]
+
+
+def test_picture_that_exif_turns_by_half_is_asked_about(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks")
+    file = picture(tmp_path / "images" / "3.jpg", exif=exif(3))
+    file.with_suffix(".png").unlink()
+    assert "--data.turn" in segmentation.refuses(tmp_path)
+    for turn in (False, True):
+        (_, found), _ = segmentation(tmp_path, turn=turn)
+        assert found[str(file)][4] == turn
+
+
+BOXES = """
+    boxes = {}
+    for split, part in data.samples[1].items():
+        for picture, target in part:
+            names = [data.class_names[i - 1] for i in target["labels"].tolist()]
+            entry = [split, target["boxes"].tolist(), names, target["image_id"], picture.upright]
+            boxes[str(picture.file)] = entry
+    print(json.dumps([data.category_ids, data.class_names, boxes]))
+"""
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def detection(bake: Bake) -> Reader:
+    return Reader(bake(variant="detection"), BOXES)
+
+
+def coco(files: Sequence[Path], names: Sequence[str], first: int = 0) -> Json:
+    """A box in each picture, of two categories."""
+    images = [{"id": first + i, "file_name": name, "width": 12, "height": 10} for i, name in enumerate(names)]
+    boxes = [{"id": i, "image_id": first + i, "category_id": i % 2, "bbox": [1, 2, 5, 6]} for i in range(len(files))]
+    return {"images": images, "annotations": boxes, "categories": [{"id": i, "name": "ab"[i]} for i in (0, 1)]}
+
+
+def write(file: Path, content: Json) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "images", "prefix"),
+    [
+        ("annotations.json", "images", ""),
+        ("result.json", "images", "images\\"),
+        ("result.json", "images", "images/"),
+        ("result.json", "images", "../../label-studio/upload/1/"),
+        ("result.json", "images", "C:\\data\\images\\"),
+        ("annotations/instances_default.json", "images", ""),
+        ("annotations/instances_default.json", "images/default", ""),
+        ("_annotations.coco.json", ".", ""),
+        ("train/_annotations.coco.json", "train", ""),
+    ],
+)
+def test_one_annotation_file_is_found_with_its_pictures(
+    detection: Reader, tmp_path: Path, file: str, images: str, prefix: str
+) -> None:
+    files = pictures(tmp_path / images, 20)
+    write(tmp_path / file, coco(files, [prefix + each.name for each in files]))
+    (ids, names, boxes), said = detection(tmp_path)
+    assert (ids, names) == ([0, 1], ["a", "b"])
+    assert sorted(boxes) == sorted(map(str, files))
+    assert "train 14, val 2, test 4" in said and "a 10, b 10" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "images"),
+    [
+        ("{}/_annotations.coco.json", "{}"),
+        ("{}.json", "images"),
+        ("annotations/instances_{}.json", "images/{}"),
+        ("annotations/instances_{}2017.json", "{}2017"),
+        ("{}_annotations.json", "images"),
+    ],
+)
+@pytest.mark.parametrize("words", [("train", "val", "test"), ("Train", "valid", "test")])
+def test_annotations_of_splits_are_found_with_their_pictures(
+    detection: Reader, tmp_path: Path, file: str, images: str, words: Sequence[str]
+) -> None:
+    for i, word in enumerate(words):
+        files = pictures(tmp_path / images.format(word), 4 * i + 4)[4 * i if images == "images" else 0 :]
+        write(tmp_path / file.format(word), coco(files, [each.name for each in files], first=100 * i))
+    (_, _, boxes), _ = detection(tmp_path)
+    ids = {0: "train", 1: "val", 2: "test"}
+    assert all(entry[0] == ids[entry[3] // 100] for entry in boxes.values())
+    assert {entry[0] for entry in boxes.values()} == {"train", "val", "test"}
+
+
+def change(folder: Path, count: int = 20) -> tuple[Json, Path]:
+    files = pictures(folder / "images", count)
+    return coco(files, [file.name for file in files]), folder / "annotations.json"
+
+
+def test_two_annotation_files_for_one_split_are_refused(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    write(file, content)
+    write(tmp_path / "corrected.json", content)
+    assert "corrected.json" in detection.refuses(tmp_path)
+
+
+def test_categories_of_one_name_are_one_class(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    content["categories"][1]["name"] = "a"
+    write(file, content)
+    (ids, names, boxes), _ = detection(tmp_path)
+    assert (ids, names) == ([0], ["a"])
+    assert all(entry[2] == ["a"] for entry in boxes.values())
+
+
+def test_splits_agree_by_the_names_of_categories(detection: Reader, tmp_path: Path) -> None:
+    for split, ids in (("train", (0, 1)), ("val", (1, 0)), ("test", (0, 1))):
+        files = pictures(tmp_path / split, 4)
+        content = coco(files, [each.name for each in files])
+        content["categories"] = [{"id": i, "name": name} for i, name in zip(ids, "ab", strict=True)]
+        write(tmp_path / split / "_annotations.coco.json", content)
+    (ids, names, boxes), _ = detection(tmp_path)
+    assert (ids, names) == ([0, 1], ["a", "b"])
+    assert boxes[str(tmp_path / "train" / "0.png")][2] == ["a"]
+    assert boxes[str(tmp_path / "val" / "0.png")][2] == ["b"]
+
+
+def test_ids_may_be_texts(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    for image in content["images"]:
+        image["id"] = f"p{image['id']}"
+    for category in content["categories"]:
+        category["id"] = str(category["id"])
+    for box in content["annotations"]:
+        box["image_id"] = f"p{box['image_id']}"
+    write(file, content)
+    (ids, names, boxes), _ = detection(tmp_path)
+    assert (ids, names) == (["0", "1"], ["a", "b"])
+    assert boxes[str(tmp_path / "images" / "3.png")][3] == "p3"
+    assert all(len(entry[1]) == 1 for entry in boxes.values())
+
+
+def test_boxes_without_area_are_left_out_and_counted(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    content["annotations"][4]["bbox"] = [1, 2, 0, 6]
+    write(file, content)
+    (_, _, boxes), said = detection(tmp_path)
+    assert boxes[str(tmp_path / "images" / "4.png")][1] == []
+    assert "left out: 1 boxes without area" in said
+
+
+@pytest.mark.parametrize("box", [[9, 2, 9, 6], [50, 2, 5, 6], [5, 5, -4, 3]])
+def test_boxes_outside_of_pictures_are_refused_unless_a_flag_drops_them(
+    detection: Reader, tmp_path: Path, box: list[int]
+) -> None:
+    content, file = change(tmp_path)
+    content["annotations"][4]["bbox"] = box
+    write(file, content)
+    assert "--data.drop_bad_boxes" in detection.refuses(tmp_path)
+    (_, _, boxes), _ = detection(tmp_path, drop_bad_boxes=True)
+    assert boxes[str(tmp_path / "images" / "4.png")][1] == ([[9, 2, 12, 8]] if box[0] == 9 else [])
+
+
+def test_boxes_that_are_fractions_are_refused(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    for box in content["annotations"]:
+        box["bbox"] = [0.1, 0.2, 0.5, 0.5]
+    write(file, content)
+    assert "fractions" in detection.refuses(tmp_path)
+
+
+def test_polygons_have_boxes(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    for box in content["annotations"]:
+        del box["bbox"]
+        box["segmentation"] = [[1, 2, 6, 2, 4, 8], [2, 3, 7, 3, 3, 4]]
+    write(file, content)
+    (_, _, boxes), _ = detection(tmp_path)
+    assert all(entry[1] == [[1, 2, 7, 8]] for entry in boxes.values())
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_annotated_size_decides_whether_exif_turns_a_picture(detection: Reader, tmp_path: Path, upright: bool) -> None:
+    content, file = change(tmp_path)
+    turned = picture(tmp_path / "images" / "turned.jpg", size=(10, 12) if upright else (12, 10), exif=exif(6))
+    content["images"][3]["file_name"] = turned.name
+    write(file, content)
+    (_, _, boxes), _ = detection(tmp_path)
+    assert boxes[str(turned)][1:2] == [[[1, 2, 6, 8]]]
+    assert boxes[str(turned)][4] == upright
+
+
+def test_pictures_without_annotated_size_are_asked_about_if_exif_turns_them(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    turned = picture(tmp_path / "images" / "turned.jpg", size=(12, 12), exif=exif(8))
+    content["images"][3] = {"id": 3, "file_name": turned.name}
+    write(file, content)
+    assert "--data.turn" in detection.refuses(tmp_path)
+    assert detection(tmp_path, turn=True)[0][2][str(turned)][4]
+
+
+def test_truncated_annotated_picture_is_refused(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    write(file, content)
+    cut = picture(tmp_path / "images" / "3.png", size=(12, 10))
+    cut.write_bytes(cut.read_bytes()[:-30])
+    assert str(cut) in detection.refuses(tmp_path)
+
+
+def test_metrics_of_splits_without_boxes_are_not_kept(bake: Bake, tmp_path: Path) -> None:
+    project = bake(variant="detection", project_name="no_boxes", fresh=True)
+    for i, split in enumerate(("train", "val", "test")):
+        files = [picture(tmp_path / split / f"{j}.png", 10 * i + j, size=(40, 40)) for j in range(4)]
+        content = coco(files, [each.name for each in files])
+        for image in content["images"]:
+            image |= {"width": 40, "height": 40}
+        content["annotations"] = [] if split == "test" else content["annotations"]
+        write(tmp_path / split / "_annotations.coco.json", content)
+    flags = [f"--data.data_dir={tmp_path}", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    done = project.run("training/train.py", *flags, "--trainer.logger=false")
+    assert done.stderr.count("warning") == 1 and "test/map" in done.stderr
+    assert "map -1" not in done.stdout and "test" not in done.stdout.split("best epoch", 1)[1].split("run folder")[0]
+    assert not (project.runs()[0] / "test_metrics.json").exists()

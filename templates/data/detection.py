@@ -4,36 +4,38 @@ Source of the digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwrit
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import sha256
-from itertools import count
-from math import isfinite
-from pathlib import Path
+from itertools import count, repeat
+from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.ops import box_area
+from torchvision.ops import box_area, box_convert, clip_boxes_to_image
 from torchvision.transforms.v2 import RandomHorizontalFlip
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
-from data.canvases import SIDE, find_pictures, make_canvases, open_picture, read_picture, refuse
+from data import canvases
+from data.canvases import SIDE, SPLITS, Picture, refuse, split_of
 
 ROOT = Path(__file__).resolve().parents[1]
-SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-# Annotation files as labelling tools export them: one for each split, or one for all pictures.
-SPLIT_FILES = ("{}.json", "{}/_annotations.coco.json")
-SINGLE_FILES = ("annotations.json", "result.json", "annotations/instances_default.json")
+MAX_LISTED = 20  # classes whose boxes are counted in the output
 AnchorSizes = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt]  # one for each network level
 Json = dict[str, Any]
 Target = dict[str, Any]
 # A picture, which is a file or (3, H, W) uint8, and its target or the columns to print before its prediction.
-Sample = tuple[Path | Tensor, Target]
+Sample = tuple[Picture | Tensor, Target]
 
 
 def make_target(boxes: Tensor, labels: Tensor, iscrowd: Tensor, image_id: int, size: tuple[int, int]) -> Target:
@@ -59,164 +61,130 @@ def without_crowds(target: Target) -> Target:
 def embedded_samples() -> dict[str, list[Sample]]:
     """The embedded pictures with their targets, by split."""
     splits: dict[str, list[Sample]] = {}
-    for split, canvases in make_canvases().items():
-        for i, canvas in enumerate(canvases):
+    for split, drawn in canvases.make_canvases().items():
+        for i, canvas in enumerate(drawn):
             target = make_target(canvas.boxes, canvas.labels + 1, torch.zeros_like(canvas.labels), i, (SIDE, SIDE))
             splits.setdefault(split, []).append((canvas.picture, target))
     return splits
 
 
 def find_annotations(folder: Path) -> dict[str, Path]:
-    """Finds the COCO file of each split; one file for all pictures is that of "train"."""
-    files: dict[str, Path] = {}
-    for split, names in SPLITS.items():
-        candidates = [folder / pattern.format(name) for name in names for pattern in SPLIT_FILES]
-        if split == "train":
-            candidates += [folder / name for name in SINGLE_FILES]
-        for file in candidates:
-            if file.is_file():
-                files.setdefault(split, file)
-    return files
+    """Finds the COCO file of each split; one for all pictures is that of "train", and one named instances is preferred.
+
+    Raises:
+        OSError: There is none for training, or several for a split.
+    """
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    for file in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
+        found[split_of(file.relative_to(folder))].append(file)
+    found["train"] = found["train"] or found[""]
+    chosen: dict[str, Path] = {}
+    for split in [split for split in SPLITS if found[split]]:
+        files = [file for file in found[split] if "instances" in file.stem] or found[split]
+        if len(files) > 1:
+            names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
+            refuse(folder, [f"there are several annotation files for {split}: keep one of {names}"])
+        chosen[split] = files[0]
+    if "train" not in chosen:
+        refuse(folder, ["there is no annotations.json, train.json or train/_annotations.coco.json"])
+    return chosen
 
 
-def load_coco(file: Path) -> tuple[dict[int, Json], dict[int, str], list[Json]]:
-    """Loads a COCO file, https://cocodataset.org/#format-data.
-
-    Returns:
-        Images by id, names of categories by id, sorted, and annotations, which all have id and iscrowd.
+def load_coco(file: Path) -> Json:
+    """Loads a COCO file, https://cocodataset.org/#format-data. All annotations have id and iscrowd.
 
     Raises:
         OSError: It is another kind of file.
     """
     try:
-        content = json.loads(file.read_bytes())
-        images = {image["id"]: dict(image) for image in content["images"]}
-        categories = {category["id"]: str(category["name"]) for category in content["categories"]}
-        boxes = [{"id": i, "iscrowd": 0} | box for i, box in enumerate(content["annotations"], start=1)]
+        content = dict(json.loads(file.read_bytes()))
+        content["annotations"] = [
+            {"id": i, "iscrowd": 0} | box for i, box in enumerate(content["annotations"], start=1)
+        ]
+        for name, key in (("images", "file_name"), ("categories", "name")):
+            if len({str(entry["id"]): entry[key] for entry in content[name]}) < len(content[name]):
+                raise OSError(f"{file}: the ids of {name} must differ")
     except (ValueError, TypeError, KeyError) as error:
         raise OSError(f"{file} is not a COCO file of images, annotations and categories ({error!r})") from error
-    for name, known in (("images", images), ("categories", categories)):
-        if len(known) < len(content[name]) or not all(isinstance(key, int) for key in known):
-            raise OSError(f"{file}: the ids of {name} must be different integers")
-    return images, dict(sorted(categories.items())), boxes
+    return content
 
 
-def find_picture(folder: Path, file: Path, image: Json) -> Path:
-    """The path of an image of a COCO file: in images/, beside the COCO file, or in the data folder."""
-    paths = [place / str(image.get("file_name")) for place in (folder / "images", file.parent, folder)]
-    return next((path for path in paths if path.is_file()), paths[0])
+def find_picture(name: str, places: list[Path], named: dict[str, list[Path]]) -> Path:
+    """The path of an annotated picture: in the first of `places` that has it, or else the only one of this name."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    for place in places:
+        if ".." not in path.parts and (file := place / path.relative_to(path.anchor)).is_file():
+            return file
+    same = named.get(path.name, [])
+    return same[0] if len(same) == 1 else places[0] / path.name  # which is missing
 
 
-def annotated_ids(folder: Path) -> dict[Path, int]:
-    """The ids of the annotated pictures by their absolute paths."""
-    ids = {}
-    for file in find_annotations(folder).values():
-        for image_id, image in load_coco(file)[0].items():
-            ids[find_picture(folder, file, image).resolve()] = image_id
-    return ids
+def merge_categories(content: Json) -> dict[Any, str]:
+    """The names of the categories by id, in the order of the ids; of several with one name, the first."""
+    ids: dict[str, Any] = {}
+    for category in sorted(content["categories"], key=lambda each: str(each["id"]).zfill(9)):
+        ids.setdefault(str(category["name"]), category["id"])
+    return {category_id: name for name, category_id in ids.items()}
 
 
-def check_picture(picture: Path, image: Json) -> tuple[int, int]:
-    """Returns the height and width of a picture.
-
-    Raises:
-        OSError: It cannot be used.
-    """
-    name = Path(str(image.get("file_name")))
-    if name.is_absolute() or ".." in name.parts:
-        raise OSError(f"image {image['id']}: {name} is outside of the data folder")
-    if not picture.is_file():
-        raise OSError(f"image {image['id']}: {picture} is missing")
-    with open_picture(picture) as opened:
-        width, height = opened.size
-    declared = image.get("width") or width, image.get("height") or height
-    if declared != (width, height):
-        raise OSError(f"{picture} has {width} x {height} pixels, but its annotation says {declared[0]} x {declared[1]}")
-    return height, width
-
-
-def check_box(box: Json, images: Mapping[int, Any], categories: Mapping[int, str]) -> str:
-    """What is wrong with an annotation, without regard to the size of its picture; empty if nothing is."""
-    image, category, values = (box.get(key) for key in ("image_id", "category_id", "bbox"))
-    if not isinstance(image, int) or image not in images:
-        return f"there is no image {image}"
-    if not isinstance(category, int) or category not in categories:
-        return f"there is no category {category}"
-    if not (isinstance(values, list) and len(values) == 4 and all(is_finite_number(value) for value in values)):
-        return f"bbox is {values}, not [x, y, width, height]"
-    return ""
-
-
-def is_finite_number(value: object) -> bool:
-    """Whether a value of JSON is a number; Python also reads NaN and Infinity."""
-    return isinstance(value, int | float) and isfinite(value)
-
-
-def clip_boxes(boxes: list[Json], picture: Path, size: tuple[int, int]) -> tuple[list[Json], list[str]]:
-    """Clips the boxes of a picture at its edges.
-
-    Args:
-        boxes: Annotations, whose bbox is x, y, width and height in pixels.
-        picture: The picture, for messages.
-        size: Its height and width.
-
-    Returns:
-        The annotations with an area, whose bbox is left, top, right and bottom; and what was wrong with the others.
-    """
-    height, width = size
-    kept, problems = [], []
-    for box in boxes:
-        x, y, box_width, box_height = box["bbox"]
-        edges = [x, y, x + box_width, y + box_height]
-        clipped = [max(x, 0), max(y, 0), min(edges[2], width), min(edges[3], height)]
-        has_area = clipped[0] < clipped[2] and clipped[1] < clipped[3]
-        moved = max(abs(new - old) for new, old in zip(clipped, edges, strict=True))
-        if has_area:
-            kept.append(box | {"bbox": clipped})
-        if not has_area or moved > 2:  # boxes of COCO are rounded
-            fault = "reaches beyond the edges of" if has_area else "has no area in"
-            problems.append(f"annotation {box['id']}: {box['bbox']} {fault} {picture.name}")
-    return kept, problems
-
-
-def read_coco(folder: Path, file: Path, drop_bad_boxes: bool) -> tuple[dict[int, str], list[Sample], list[str]]:
-    """Reads and checks a COCO file and the headers of its pictures.
-
-    Returns:
-        Names of categories by id, pictures with their targets, and what is wrong with the others.
-
-    Raises:
-        OSError: The file is not a COCO file.
-    """
-    images, categories, annotations = load_coco(file)
-    samples: list[Sample] = []
-    problems: list[str] = []
-    boxes: dict[int, list[Json]] = {image_id: [] for image_id in images}
-    for box in annotations:
-        if problem := check_box(box, images, categories):
-            problems.append(f"{file}: annotation {box['id']}: {problem}")
+def find_edges(box: Json) -> list[float] | None:
+    """Left, top, right and bottom of an annotation, of its polygons if it has no bbox; None if they are no numbers."""
+    try:
+        if box.get("bbox"):
+            x, y, width, height = np.array(box["bbox"], float)
+            edges = [x, y, x + width, y + height]
         else:
-            boxes[box["image_id"]].append(box)
-    for image_id, image in images.items():
-        picture = find_picture(folder, file, image)
-        try:
-            size = check_picture(picture, image)
-        except OSError as error:
-            problems.append(str(error))
-            continue
-        kept, faults = clip_boxes(boxes[image_id], picture, size)
-        if not drop_bad_boxes:
-            problems += [f"{file}: {fault}: see --data.drop_bad_boxes" for fault in faults]
-        samples.append((picture, convert_boxes(kept, list(categories), image_id, size)))
-    return categories, samples, problems
+            points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in box["segmentation"]]).astype(float)
+            edges = [*points.min(axis=0), *points.max(axis=0)]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return edges if np.isfinite(edges).all() else None
 
 
-def convert_boxes(boxes: list[Json], category_ids: list[int], image_id: int, size: tuple[int, int]) -> Target:
-    """Makes a target of annotations whose boxes are clipped."""
-    edges = torch.tensor([box["bbox"] for box in boxes], dtype=torch.float32).reshape(-1, 4)
-    labels = torch.tensor([category_ids.index(box["category_id"]) + 1 for box in boxes], dtype=torch.int64)
-    iscrowd = torch.tensor([bool(box["iscrowd"]) for box in boxes], dtype=torch.int64)
-    return make_target(edges, labels, iscrowd, image_id, size)
+def make_samples(
+    content: Json, pictures: dict[Path, Picture], class_names: list[str], drop: bool
+) -> tuple[list[Sample], list[str], Counter[str]]:
+    """Checks and converts the annotations of a split; `drop` leaves out boxes outside of pictures and clips others.
+
+    Returns:
+        The pictures that can be read with their targets, what is wrong, and how many boxes are left out and why.
+    """
+    problems: list[str] = []
+    left_out: Counter[str] = Counter()
+    names = {str(category["id"]): str(category["name"]) for category in content["categories"]}
+    rows: dict[str, list[list[float]]] = {str(image["id"]): [] for image in content["images"]}
+    for box in content["annotations"]:
+        image_id, name, edges = str(box.get("image_id")), names.get(str(box.get("category_id"))), find_edges(box)
+        if image_id not in rows:
+            problems.append(f"annotation {box['id']}: there is no image {image_id}")
+        elif name not in class_names:
+            kind = name or box.get("category_id")
+            problems.append(f"annotation {box['id']}: there is no category {kind} in the training annotations")
+        elif edges is None:
+            problems.append(f"annotation {box['id']}: bbox is {box.get('bbox')}, not [x, y, width, height]")
+        elif edges[0] == edges[2] or edges[1] == edges[3]:
+            left_out["boxes without area"] += 1
+        else:
+            rows[image_id].append([*edges, class_names.index(name) + 1, bool(box["iscrowd"])])
+    if any(rows.values()) and max(max(row[:4]) for part in rows.values() for row in part) <= 1:
+        problems.append("boxes are fractions of their pictures: write pixels")
+    samples: list[Sample] = []
+    for image in [image for image in content["images"] if image["file"] in pictures]:
+        picture = pictures[image["file"]]
+        table = torch.tensor(rows[str(image["id"])], dtype=torch.float32).reshape(-1, 6)
+        drawn, labels, iscrowd = table[:, :4], *table[:, 4:].long().unbind(1)
+        clipped = clip_boxes_to_image(drawn, picture.size)
+        inside = (clipped[:, 2:] > clipped[:, :2]).all(dim=1)
+        beyond = ~inside | ((clipped - drawn).abs() > 2).any(dim=1)  # boxes of COCO are rounded
+        if not drop:
+            wrong = box_convert(drawn[beyond], "xyxy", "xywh").tolist()
+            problems += [
+                f"{picture.file}: box {box} reaches beyond its edges: see --data.drop_bad_boxes" for box in wrong
+            ]
+        left_out["boxes outside of their pictures"] += int((~inside).sum())
+        target = make_target(clipped[inside], labels[inside], iscrowd[inside], image["id"], picture.size)
+        samples.append((picture, target))
+    return samples, problems, +left_out
 
 
 def split_samples(folder: Path, splits: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -227,7 +195,7 @@ def split_samples(folder: Path, splits: dict[str, list[Any]]) -> dict[str, list[
     """
     missing = [split for split in ("val", "test") if split not in splits]
     if missing:
-        digests = [sha256(picture.read_bytes()).digest() for picture, _ in splits["train"]]
+        digests = [sha256(picture.file.read_bytes()).digest() for picture, _ in splits["train"]]
         rank = {digest: i % 10 for i, digest in enumerate(sorted(set(digests)))}
         samples, splits = splits["train"], splits | {split: [] for split in ("train", *missing)}
         for sample, digest in zip(samples, digests, strict=True):
@@ -254,7 +222,7 @@ class PictureDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         picture, target = self.samples[index]
-        image = Image(read_picture(picture) if isinstance(picture, Path) else picture)
+        image = Image(canvases.read_picture(picture) if isinstance(picture, Picture) else picture)
         if self.transform:
             image, target = self.transform(image, target)
         return image / 255, target
@@ -272,12 +240,14 @@ class MyDataModule(LightningDataModule):
     A batch is a list of pictures (3, H, W), float32 in [0, 1], and a list of targets; see `make_target`.
 
     Args:
-        data_dir: Folder with pictures in images/ and annotations in COCO format: annotations.json, or train.json and
-            optionally val.json and test.json. Folders train/, valid/ and test/ with _annotations.coco.json and pictures
-            can be read, too. If there are no annotations for testing, 20% of the training pictures are used; if there
-            are none for validation, 10%. A relative path starts at the project's root. Null uses the embedded pictures.
-        drop_bad_boxes: Leave out boxes without area and clip boxes at the edges of their pictures; by default both
-            are errors.
+        data_dir: Folder with annotations in COCO format, as annotations.json, or as train.json and optionally val.json
+            and test.json, in the folder, in annotations/ or beside the pictures in train/, val/ and test/. If there are
+            none for testing, 20% of the training pictures are used; if there are none for validation, 10%. A relative
+            path starts at the project's root. Null uses the embedded pictures.
+        drop_bad_boxes: Leave out boxes outside of their pictures and clip boxes at the edges of their pictures; by
+            default both are errors.
+        turn: Whether boxes fit pictures that are turned upright by their EXIF data; null decides by width and height
+            in the annotations.
         min_size: Shorter side of a picture in pixels when the network sees it; null takes the median of the pictures,
             at most 800.
         max_size: Limit of the longer side in pixels.
@@ -294,6 +264,7 @@ class MyDataModule(LightningDataModule):
         self,
         data_dir: str | None = None,
         drop_bad_boxes: bool = False,
+        turn: bool | None = None,
         min_size: PositiveInt | None = None,
         max_size: PositiveInt = 1333,
         anchor_sizes: AnchorSizes | None = None,
@@ -307,37 +278,62 @@ class MyDataModule(LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
 
     @cached_property
-    def samples(self) -> tuple[dict[int, str], dict[str, list[Sample]]]:
+    def annotated(self) -> dict[str, Json]:
+        """The content of the COCO file of each split. All images have their path as file, and size or None."""
+        contents: dict[str, Json] = {}
+        if not (folder := self.data_dir) or not folder.is_dir():
+            return contents
+        named: defaultdict[str, list[Path]] = defaultdict(list)
+        for file in canvases.list_pictures(folder):
+            named[file.name].append(file)
+        for split, source in find_annotations(folder).items():
+            contents[split] = load_coco(source)
+            own = [path for path in folder.glob("**/") if split_of(path.relative_to(folder)) == split]
+            for image in contents[split]["images"]:
+                size = image.get("height"), image.get("width")
+                file = find_picture(str(image["file_name"]), [folder / "images", source.parent, folder, *own], named)
+                image |= {"file": file, "size": size if all(size) else None}
+        return contents
+
+    @cached_property
+    def samples(self) -> tuple[dict[Any, str], dict[str, list[Sample]]]:
         """The names of the categories by id, and the pictures and boxes by split.
 
         Raises:
             OSError: Files are missing or cannot be used; the message names them.
         """
+        self.left_out: Counter[str] = Counter()
         if self.data_dir is None:
             return {digit + 1: str(digit) for digit in range(10)}, embedded_samples()
-        files = find_annotations(self.data_dir)
-        if "train" not in files:
-            refuse(self.data_dir, ["there is no annotations.json, train.json or train/_annotations.coco.json"])
-        problems: list[str] = []
-        splits, categories = {}, {}
-        for split, file in files.items():
-            categories[split], splits[split], found = read_coco(self.data_dir, file, self.hparams["drop_bad_boxes"])
-            problems += found
-            if categories[split] != categories["train"]:
-                problems.append(f"{file} has other categories than {files['train']}")
+        refuse(self.data_dir, [] if self.annotated else ["there is no such folder"])
+        sizes = {image["file"]: image["size"] for content in self.annotated.values() for image in content["images"]}
+        with ThreadPoolExecutor() as pool:
+            results = list(pool.map(canvases.measure_picture, sizes, sizes.values(), repeat(self.hparams["turn"])))
+        pictures = {result.file: result for result in results if isinstance(result, Picture)}
+        problems = [result for result in results if isinstance(result, str)]
+        categories = merge_categories(self.annotated["train"])
+        splits = {}
+        for split, content in self.annotated.items():
+            drop, names = self.hparams["drop_bad_boxes"], list(categories.values())
+            splits[split], found, left_out = make_samples(content, pictures, names, drop)
+            problems += [f"{split}: {problem}" for problem in found]
+            self.left_out += left_out
         refuse(self.data_dir, problems)
         splits = split_samples(self.data_dir, splits)
         splits["train"] = [(picture, without_crowds(target)) for picture, target in splits["train"]]
-        if not any(len(target["boxes"]) for _, target in splits["train"]):
+        empty = [split for split in SPLITS if not any((target["iscrowd"] == 0).any() for _, target in splits[split])]
+        if "train" in empty:
             refuse(self.data_dir, ["there is no box to train on, apart from boxes around crowds"])
-        return categories["train"], splits
+        for split in empty:
+            rank_zero_only(print)(f"warning: no box counts for {split}, so there is no {split}/map", file=sys.stderr)
+        return categories, splits
 
     @cached_property
     def class_names(self) -> list[str]:
         return list(self.samples[0].values())
 
     @cached_property
-    def category_ids(self) -> list[int]:
+    def category_ids(self) -> list[Any]:
         """The id of each class in the annotations."""
         return list(self.samples[0])
 
@@ -371,23 +367,39 @@ class MyDataModule(LightningDataModule):
         categories, splits = self.samples
         if categories != dict(zip(self.category_ids, self.class_names, strict=True)):  # those of a checkpoint
             refuse(self.data_dir, [f"its categories {categories} are not those of the training data"])
+        if stage == "fit":
+            rank_zero_only(print)(self.report(), flush=True)
         self.train = PictureDataset(splits["train"], RandomHorizontalFlip() if self.hparams["flip"] else None)
         self.val, self.test = PictureDataset(splits["val"]), PictureDataset(splits["test"])
         first: list[Sample] = []
         for i, (picture, target) in enumerate(splits["test"][:8]):
-            name = str(picture) if isinstance(picture, Path) else f"test {i}"
+            name = str(picture.file) if isinstance(picture, Picture) else f"test {i}"
             first.append((picture, {"input": name, "image_id": target["image_id"]}))
         self.predict = PictureDataset(first)
 
     def _read_inputs(self) -> list[Sample]:
         """The pictures to predict, with the columns to print. An annotated picture has its id in the annotations."""
-        ids = annotated_ids(self.data_dir) if self.data_dir else {}
-        others = count(max(ids.values(), default=0) + 1)
+        images = {image["file"].resolve(): image for part in self.annotated.values() for image in part["images"]}
+        others = count(max((image["id"] for image in images.values() if isinstance(image["id"], int)), default=0) + 1)
+
+        def measure(file: Path) -> Picture | str:
+            size = images.get(file.resolve(), {}).get("size")
+            return canvases.measure_picture(file, size, self.hparams["turn"] is not False)
+
         samples: list[Sample] = []
-        for file in find_pictures(self.inputs):
-            image_id = ids[file.resolve()] if file.resolve() in ids else next(others)
-            samples.append((file, {"input": str(file), "image_id": image_id}))
+        for picture in canvases.find_pictures(self.inputs, measure):
+            image = images.get(picture.file.resolve())
+            samples.append((picture, {"input": str(picture.file), "image_id": image["id"] if image else next(others)}))
         return samples
+
+    def report(self) -> str:
+        """What was read, in a few lines."""
+        splits = self.samples[1]
+        labels = torch.cat([target["labels"] for part in splits.values() for _, target in part]).tolist()
+        boxes = [f"{name} {labels.count(i)}" for i, name in enumerate(self.class_names[:MAX_LISTED], start=1)]
+        parts = ", ".join(f"{split} {len(splits[split])}" for split in SPLITS)
+        lines = [f"data: pictures in {self.data_dir or 'the embedded data'}: {parts}", f"boxes: {', '.join(boxes)}"]
+        return "\n  ".join(lines + [f"left out: {number} {what}" for what, number in self.left_out.items()])
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train, shuffle=True)

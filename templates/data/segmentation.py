@@ -3,139 +3,274 @@
 Source of the digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, https://doi.org/10.24432/C50P49
 """
 
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from hashlib import sha256
+from itertools import repeat
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import PIL.Image
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt, restricted_number_type
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Compose, RandomCrop, RandomHorizontalFlip, Resize
 from torchvision.tv_tensors import Image, Mask
 
-from data.canvases import find_pictures, list_pictures, make_canvases, open_picture, read_picture, refuse
+from data import canvases
+from data.canvases import FORMATS, SPLITS, Picture, Size, refuse, split_of
 
 ROOT = Path(__file__).resolve().parents[1]
 IGNORED = 255  # in a mask: the pixel has no class
+MAX_LISTED = 20  # classes that are listed in the output
+MAX_UNNAMED = 64  # classes without classes.txt; more different values are rather noise
+COLOUR_HINT = "list the colours of the classes in classes.txt, as NAME RED GREEN BLUE"
+CLASS_FILES = ("classes.txt", "labelmap.txt", "class_dict.csv")
+ROLES = {"mask": "mask|label|annot|ground.?truth|segmentationclass|(^|[^a-z])gt$", "image": "image|img|photo|picture"}
+GREY_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "F")  # of Pillow; pixels of other modes have several values
 BatchSize = restricted_number_type("BatchSize", int, [(">=", 2)])  # batch normalization needs two pictures
 Scale = restricted_number_type("Scale", float, [(">=", 1), ("<=", 4)])
+Classes = np.ndarray  # uint8, the class of each of 256 grey values or of 256**3 colours of a mask's pixels
 Files = tuple[Path, Path]  # of a picture and its mask
-Pair = Files | tuple[Tensor, Tensor]
+Key = tuple[str, ...]  # split, folders and name that a picture and its mask have in common
+Pair = tuple[Picture, Path] | tuple[Tensor, Tensor]
 
 
-def find_pairs(folder: Path) -> list[Files]:
-    """Pairs the pictures of images/ with the masks of masks/ by the names of the files without suffix.
+def role_of(name: str) -> str:
+    """Whether a folder is named after masks or images, or neither."""
+    return next((role for role, words in ROLES.items() if re.search(words, name.lower())), "")
+
+
+def bare(stem: str) -> str:
+    """The name of a file without suffix and without what tells masks from pictures, as in 7_mask or img_7."""
+    words = "masks?|gt|labels?|seg|segmentation|annotation|l|image|img|sat"
+    return re.sub(f"^({words})[ _-]|[ _-]({words})$", "", stem, flags=re.IGNORECASE)
+
+
+def find_files(folder: Path) -> tuple[dict[Key, Path], dict[Key, Path], list[str]]:
+    """Finds pictures and masks: by the names of their folders or, in one folder, of files such as 7.png and 7_mask.png.
+
+    Returns:
+        Pictures and masks by split, folders and name; and what is left out.
+
+    Raises:
+        OSError: Two files have the same name.
+    """
+    files = canvases.list_pictures(folder)
+    stems = {(file.parent, file.stem) for file in files}
+    found: dict[str, dict[Key, Path]] = {"image": {}, "mask": {}, "": {}}
+    problems = []
+    for file in files:
+        parts = file.relative_to(folder).parts[:-1]
+        role = next(filter(None, map(role_of, (*parts[::-1], file.stem))), "")
+        if bare(file.stem) != file.stem and (file.parent, bare(file.stem)) in stems:
+            role = "mask"
+        inner = [part for part in parts if not (role_of(part) or split_of(Path(part)))]
+        key = (split_of(Path(*parts)), *inner, file.stem)
+        if found[role].setdefault(key, file) != file:
+            problems.append(f"{file} and {found[role][key]} have the same name")
+    refuse(folder, problems)
+    images, others = (found["image"], found[""]) if found["image"] else (found[""], {})
+    folders = Counter(str(file.relative_to(folder).parent) for file in others.values())
+    return images, found["mask"], [f"{count} pictures in {name}/" for name, count in sorted(folders.items())]
+
+
+def find_pairs(folder: Path, drop: bool) -> tuple[dict[str, list[Files]], list[str]]:
+    """Pairs pictures and masks by name, with or without endings such as _mask; `drop` leaves out those without partner.
+
+    Returns:
+        The pairs by split, and what is left out.
 
     Raises:
         OSError: A picture or a mask has no partner, or two.
     """
-    found: list[dict[str, Path]] = []
+    if not folder.is_dir():
+        refuse(folder, ["there is no such folder"])
+    images, masks, left_out = find_files(folder)
+    by_name: defaultdict[Key, list[Key]] = defaultdict(list)
+    for key in images:
+        by_name[key[0], bare(key[-1])].append(key)
+    pairs: dict[Key, Path] = {}
     problems = []
-    for name in ("images", "masks"):
-        if not (folder / name).is_dir():
-            refuse(folder, [f"there is no folder {name}/: it must hold images/ and masks/"])
-        files: dict[str, Path] = {}
-        for file in list_pictures(folder / name):
-            if files.setdefault(file.stem, file) != file:
-                problems.append(f"{file} and {files[file.stem]} have the same name")
-        found.append(files)
-    images, masks = found
-    if not images:
-        problems.append("images/ holds no pictures")
-    problems += [f"{images[stem]} has no mask" for stem in sorted(images.keys() - masks.keys())]
-    problems += [f"{masks[stem]} has no picture" for stem in sorted(masks.keys() - images.keys())]
-    refuse(folder, problems)
-    return [(file, masks[stem]) for stem, file in images.items()]
+    for key, mask in masks.items():
+        similar = by_name[key[0], bare(key[-1])]
+        names = [key] if key in images else [other for other in similar if other[:-1] == key[:-1]] or similar
+        if len(names) != 1:
+            problems.append(f"{mask} has {'several pictures' if names else 'no picture'}")
+        elif pairs.setdefault(names[0], mask) != mask:
+            refuse(folder, [f"{images[names[0]]} has two masks, {mask} and {pairs[names[0]]}"])
+    splits: defaultdict[str, list[Files]] = defaultdict(list)
+    for key, mask in sorted(pairs.items()):
+        splits[key[0] or "train"].append((images[key], mask))
+    alone = [key for key in sorted(images) if key not in pairs]
+    for split in {key[0] or "train" for key in alone} - splits.keys() - {"train"}:
+        left_out.append(f"the {split} pictures, which have no masks")
+        alone = [key for key in alone if key[0] != split]
+    problems += [f"{images[key]} has no mask" for key in alone]
+    if not pairs:
+        problems = ["there are no pictures with masks: it needs images/ and masks/"]
+    elif drop and problems:
+        left_out.append(f"{len(problems)} pictures or masks without a partner")
+        problems = []
+    hint = ["--data.drop_unpaired true leaves them out"] if problems and pairs else []
+    refuse(folder, problems[:19] + hint)
+    return dict(splits), left_out
 
 
-def read_mask(file: Path) -> Tensor:
-    """Reads the classes of a mask, (H, W) uint8. From a picture with a palette it takes the indices of the colours.
+def read_codes(file: Path, in_colour: bool) -> np.ndarray:
+    """Reads the values of a mask, (H, W) integers: colours, or grey values and the indices of palettes.
 
     Raises:
-        OSError: It cannot be decoded, or does not hold integers from 0 to 255.
+        OSError: It cannot be decoded, or does not hold such values.
     """
-    with open_picture(file) as picture:
-        try:
-            pixels = np.asarray(picture)
-        except Exception as error:  # Pillow raises many types for damaged files
-            raise OSError(f"{file} cannot be decoded ({error}): repair or remove it") from error
-    if pixels.ndim != 2:
-        raise OSError(f"{file} is a colour picture: write the index of the class to each pixel")
+    try:
+        with PIL.Image.open(file, formats=FORMATS) as picture:
+            if picture.format in ("JPEG", "MPO"):
+                raise ValueError("it is a JPEG file, which changes the values of pixels: save masks as PNG files")
+            pixels = np.asarray(picture.convert("RGB") if in_colour or picture.mode not in GREY_MODES else picture)
+    except Exception as error:  # Pillow raises many types for damaged files
+        raise OSError(f"{file} cannot be decoded ({error}): repair or remove it") from error
+    if in_colour:
+        return pixels.astype(np.int64) @ np.array([65536, 256, 1])
+    if pixels.ndim == 3 and (pixels != pixels[:, :, :1]).any():
+        raise OSError(
+            f"{file} is a colour picture: list the colours of the classes in classes.txt, as NAME RED GREEN BLUE"
+        )
+    pixels = pixels[:, :, 0] if pixels.ndim == 3 else pixels
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > IGNORED:
         raise OSError(f"{file} has other pixels than 0 to {IGNORED}: write the index of the class to each pixel")
-    return torch.from_numpy(pixels.astype(np.uint8))
+    return pixels.astype(np.int64)
 
 
-def highest_class(files: Files) -> int | str:
-    """The highest class of a mask, -1 if no pixel has a class; or what is wrong with the picture or its mask."""
+def read_mask(file: Path, classes: Classes) -> Tensor:
+    """Reads the classes of a mask, (H, W) uint8.
+
+    Raises:
+        OSError: It cannot be decoded, or does not hold such values.
+    """
+    return torch.from_numpy(classes[read_codes(file, in_colour=len(classes) > 256)])
+
+
+class Scan(NamedTuple):
+    """The size of a mask, the number of pixels of each value, and the colour of each value in its palette."""
+
+    size: Size
+    counts: dict[int, int]
+    palette: dict[int, tuple[int, ...]]
+
+
+def scan_mask(file: Path, in_colour: bool) -> Scan | str:
+    """Scans a mask, or returns what is wrong with it."""
     try:
-        with open_picture(files[0]) as picture:
-            width, height = picture.size
-        mask = read_mask(files[1])
+        codes = read_codes(file, in_colour)
+        with PIL.Image.open(file, formats=FORMATS) as picture:
+            colours = np.reshape(picture.getpalette("RGB") or [], (-1, 3)) if picture.mode == "P" else np.empty((0, 3))
     except OSError as error:
         return str(error)
-    if (height, width) != mask.shape:
-        return f"{files[1]} has {mask.shape[1]} x {mask.shape[0]} pixels, but its picture {width} x {height}"
-    return int(mask[mask != IGNORED].max()) if (mask != IGNORED).any() else -1
+    values, counts = np.unique(codes, return_counts=True)
+    palette = {int(value): tuple(colours[value].tolist()) for value in values if not in_colour and value < len(colours)}
+    return Scan((codes.shape[0], codes.shape[1]), dict(zip(values.tolist(), counts.tolist(), strict=True)), palette)
 
 
-def read_lines(file: Path) -> list[str]:
-    """The lines of a text file that are not empty; none if there is no file.
+def read_class_file(folder: Path) -> tuple[list[str], list[int]]:
+    """Reads the names of the classes and, if each line ends with red, green and blue, their colours.
+
+    Returns:
+        Names, and colours as red * 65536 + green * 256 + blue; both are empty if there is no such file.
 
     Raises:
-        OSError: It is not text in UTF-8.
+        OSError: It is not text in UTF-8, or two classes have the same name or colour.
     """
+    file = next((folder / name for name in CLASS_FILES if (folder / name).is_file()), None)
     try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n") if file.exists() else []
+        lines = file.read_text(encoding="utf-8-sig").splitlines() if file else []
     except UnicodeDecodeError as error:
         raise OSError(f"{file} is not text in UTF-8: save it as UTF-8") from error
-    return [line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in lines if line.strip()]
+    number = r"[\s,;:]+(\d{1,3})"
+    found = [re.fullmatch(f"(.*?){number * 3}[\\s:]*", name) for name in names]
+    colours: list[int] = []
+    if any(found) and all(found[1:]):  # the first line may be a header
+        names = [match[1].strip() for match in found if match]
+        colours = [int(match[2]) * 65536 + int(match[3]) * 256 + int(match[4]) for match in found if match]
+    for what, values in (("name", names), ("colour", colours)):
+        if len(set(values)) < len(values):
+            raise OSError(f"{file} has two classes with the same {what}")
+    return names, colours
 
 
-def read_class_names(folder: Path, pairs: list[Files]) -> list[str]:
-    """Checks pictures and masks, and reads the names of the classes; without classes.txt, their indices are used.
+def choose_classes(
+    scans: dict[Path, Scan], names: list[str], colours: list[int]
+) -> tuple[list[str], Classes, list[str]]:
+    """Decides which class each value of the masks stands for, given names and colours of the classes, or none.
 
-    Raises:
-        OSError: Files cannot be used; the message names them.
+    Returns:
+        Names, the class of each value, and what is wrong.
     """
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(highest_class, pairs))
-    problems = [result for result in results if isinstance(result, str)]
-    highest = {mask: result for (_, mask), result in zip(pairs, results, strict=True) if isinstance(result, int)}
-    names = read_lines(folder / "classes.txt")
-    if len(set(names)) < len(names):
-        problems.append("classes.txt has two classes with the same name")
-    for mask, index in highest.items():
-        if names and index >= len(names):
-            problems.append(f"{mask} has class {index}, but classes.txt names classes 0 to {len(names) - 1}")
-    most = max(highest.values(), default=0)
-    if not problems and most < 1:
-        problems = ["all pixels of the masks are 0 or 255, but 255 means no class: write 1 for the second class"]
-    refuse(folder, problems)
-    return names or [str(i) for i in range(most + 1)]
+    values = {value for scan in scans.values() for value in scan.counts}
+    classes = np.full(256**3 if colours else 256, IGNORED, np.uint8)
+    if colours:
+        classes[colours] = range(len(colours))
+        wrong = {mask: next(iter(scan.counts.keys() - {*colours}), None) for mask, scan in scans.items()}
+        rgb = {mask: f"{code >> 16} {code >> 8 & 255} {code & 255}" for mask, code in wrong.items() if code is not None}
+        return names, classes, [f"{mask} has the colour {colour} of no class" for mask, colour in rgb.items()]
+    if values == {0, 255} and len(names) in (0, 2):
+        classes[[0, 255]] = 0, 1
+        return names or ["0", "255"], classes, []
+    classes[:IGNORED] = range(IGNORED)
+    indices = values - {IGNORED}
+    most = max(indices, default=0)
+    problems = []
+    if names:
+        for mask, scan in scans.items():
+            index = max(scan.counts.keys() - {IGNORED}, default=0)
+            if index >= len(names):
+                problems.append(f"{mask} has class {index}, but there are names for classes 0 to {len(names) - 1}")
+    elif most < 1:
+        problems.append("no pixel of the masks has a class other than 0: write 1 for the second class")
+    elif len(indices) > MAX_UNNAMED or most + 1 > 2 * len(indices):
+        problems.append(
+            f"masks have {len(indices)} different values up to {most}: name these classes in classes.txt, one a line,"
+            " or save masks as PNG files, if they were JPEG files"
+        )
+    return names or [str(i) for i in range(most + 1)], classes, problems
 
 
-def split_pairs(folder: Path, pairs: list[Files]) -> dict[str, list[Files]]:
-    """Splits into 70% train, 10% val and 20% test by the content of the pictures, so that copies stay together.
+def check_palettes(scans: dict[Path, Scan]) -> list[str]:
+    """The values that stand for different colours in the palettes of two masks."""
+    first: dict[int, tuple[Path, tuple[int, ...]]] = {}
+    for mask, scan in scans.items():
+        for value, colour in scan.palette.items():
+            other, same = first.setdefault(value, (mask, colour))
+            if same != colour:
+                return [f"value {value} is {colour} in {mask} and {same} in {other}: {COLOUR_HINT}"]
+    return []
+
+
+def split_pairs(folder: Path, splits: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Moves 10% of the training pictures to "val" and 20% to "test" if these are missing; copies stay together.
 
     Raises:
         OSError: There are too few pictures.
     """
-    digests = [sha256(picture.read_bytes()).digest() for picture, _ in pairs]
-    rank = {digest: i for i, digest in enumerate(sorted(set(digests)))}
-    if len(rank) < 10:
-        refuse(folder, [f"it has {len(rank)} different pictures; at least 10 are needed"])
-    splits: dict[str, list[Files]] = {"train": [], "val": [], "test": []}
-    for pair, digest in zip(pairs, digests, strict=True):
-        last = rank[digest] % 10
-        splits["train" if last < 7 else "val" if last == 7 else "test"].append(pair)
+    missing = [split for split in ("val", "test") if split not in splits]
+    if missing:
+        digests = [sha256(picture.file.read_bytes()).digest() for picture, _ in splits["train"]]
+        rank = {digest: i % 10 for i, digest in enumerate(sorted(set(digests)))}
+        pairs, splits = splits["train"], splits | {split: [] for split in ("train", *missing)}
+        for pair, digest in zip(pairs, digests, strict=True):
+            split = {7: "val", 8: "test", 9: "test"}.get(rank[digest], "train")
+            splits[split if split in missing else "train"].append(pair)
+    if empty := [split for split in SPLITS if not splits[split]]:
+        refuse(folder, [f"no picture is left for {' and '.join(empty)}: at least 10 different pictures are needed"])
     return splits
 
 
@@ -158,19 +293,22 @@ class PairDataset(Dataset):
 
     Args:
         pairs: Files, or tensors (3, H, W) uint8 and (H, W) uint8, of pictures and masks.
+        classes: The class of each value of the masks in files.
         transform: Random changes of a picture and its mask.
     """
 
-    def __init__(self, pairs: Sequence[Pair], transform: Callable[[Image, Mask], Any] | None = None) -> None:
-        self.pairs, self.transform = pairs, transform
+    def __init__(
+        self, pairs: Sequence[Pair], classes: Classes, transform: Callable[[Image, Mask], Any] | None = None
+    ) -> None:
+        self.pairs, self.classes, self.transform = pairs, classes, transform
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         picture, mask = self.pairs[index]
-        image = Image(read_picture(picture) if isinstance(picture, Path) else picture)
-        target = Mask(read_mask(mask) if isinstance(mask, Path) else mask)
+        image = Image(canvases.read_picture(picture) if isinstance(picture, Picture) else picture)
+        target = Mask(read_mask(mask, self.classes) if isinstance(mask, Path) else mask)
         if self.transform:
             image, target = self.transform(image, target)
         return image / 255, target.long()
@@ -184,7 +322,7 @@ class PictureDataset(Dataset):
         names: Names of the pictures.
     """
 
-    def __init__(self, pictures: Sequence[Path | Tensor], names: Sequence[str]) -> None:
+    def __init__(self, pictures: Sequence[Picture | Tensor], names: Sequence[str]) -> None:
         self.pictures, self.names = pictures, names
 
     def __len__(self) -> int:
@@ -192,7 +330,7 @@ class PictureDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, str]]:
         picture = self.pictures[index]
-        pixels = read_picture(picture) if isinstance(picture, Path) else picture
+        pixels = canvases.read_picture(picture) if isinstance(picture, Picture) else picture
         return pixels / 255, {"input": self.names[index]}
 
 
@@ -203,10 +341,13 @@ class MyDataModule(LightningDataModule):
     classes, from 0, or 255 where there is none.
 
     Args:
-        data_dir: Folder with images/ and masks/, whose files have the same names except for the suffix. The pixels of
-            masks are indices of classes, or 255. A file classes.txt may name the classes, one per line. 70% of the
-            pictures are for training, 10% for validation and 20% for testing. A relative path starts at the project's
-            root. Null uses the embedded pictures.
+        data_dir: Folder with images/ and masks/, whose files have the same names except for suffix and endings such as
+            _mask, or with both in train/ and optionally val/ and test/. The pixels of masks are indices of classes, or
+            255. A file classes.txt may name the classes, one per line, and give their colours: NAME RED GREEN BLUE. If
+            there are no pictures for testing, 20% of the training pictures are used; if there are none for validation,
+            10%. A relative path starts at the project's root. Null uses the embedded pictures.
+        drop_unpaired: Leave out pictures without a mask and masks without a picture; by default they are errors.
+        turn: Whether masks fit pictures that are turned upright by their EXIF data; null decides by width and height.
         crop_size: Height and width of training crops in pixels; null takes the median of the shorter sides of the
             pictures, rounded down to a multiple of 32, at most 480.
         scale: Zoom training crops at random by factors from 1 / scale to scale; 1 disables it.
@@ -220,6 +361,8 @@ class MyDataModule(LightningDataModule):
     def __init__(
         self,
         data_dir: str | None = None,
+        drop_unpaired: bool = False,
+        turn: bool | None = None,
         crop_size: PositiveInt | None = None,
         scale: Scale = 1.0,  # type: ignore[valid-type]
         flip: bool = False,
@@ -238,11 +381,31 @@ class MyDataModule(LightningDataModule):
         Raises:
             OSError: Files are missing or cannot be used; the message names them.
         """
+        self.left_out: list[str] = []
+        self.pixels: Counter[str] = Counter()
+        self.classes: Classes = np.arange(256, dtype=np.uint8)
         if self.data_dir is None:
-            splits = {name: [(each.picture, each.mask) for each in part] for name, part in make_canvases().items()}
-            return ["background", *map(str, range(10))], splits
-        pairs = find_pairs(self.data_dir)
-        return read_class_names(self.data_dir, pairs), split_pairs(self.data_dir, pairs)
+            drawn = canvases.make_canvases()
+            embedded = {split: [(each.picture, each.mask) for each in part] for split, part in drawn.items()}
+            return ["background", *map(str, range(10))], embedded
+        pairs, self.left_out = find_pairs(self.data_dir, self.hparams["drop_unpaired"])
+        names, colours = read_class_file(self.data_dir)
+        images = {mask: image for part in pairs.values() for image, mask in part}
+        with ThreadPoolExecutor() as pool:
+            results = dict(zip(images, pool.map(scan_mask, images, repeat(bool(colours))), strict=True))
+            scans = {mask: result for mask, result in results.items() if isinstance(result, Scan)}
+            sizes = [scans[mask].size if mask in scans else None for mask in images]
+            measured = list(pool.map(canvases.measure_picture, images.values(), sizes, repeat(self.hparams["turn"])))
+        problems = [result for result in (*results.values(), *measured) if isinstance(result, str)]
+        names, self.classes, faults = choose_classes(scans, names, colours)
+        refuse(self.data_dir, problems or faults or check_palettes(scans))
+        for scan in scans.values():
+            for value, count in scan.counts.items():
+                index = int(self.classes[value])
+                self.pixels[names[index] if index < len(names) else "no class"] += count
+        pictures = {picture.file: picture for picture in measured if isinstance(picture, Picture)}
+        splits = {split: [(pictures[image], mask) for image, mask in part] for split, part in pairs.items()}
+        return names, split_pairs(self.data_dir, splits)
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -255,25 +418,37 @@ class MyDataModule(LightningDataModule):
             return int(size)
         pictures = [picture for picture, _ in self.samples[1]["train"]]
         some = pictures[:: -(-len(pictures) // 100)]
-        sides = [min(open_picture(each).size) if isinstance(each, Path) else min(each.shape[1:]) for each in some]
+        sides = [min(each.size if isinstance(each, Picture) else each.shape[1:]) for each in some]
         return min(max(int(median(sides)) // 32 * 32, 32), 480)
 
     def setup(self, stage: str) -> None:
         if stage == "predict" and self.inputs:
-            files = find_pictures(self.inputs)
-            self.predict = PictureDataset(files, [str(file) for file in files])
+            turn = self.hparams["turn"] is not False
+            pictures = canvases.find_pictures(self.inputs, partial(canvases.measure_picture, size=None, turn=turn))
+            self.predict = PictureDataset(pictures, [str(picture.file) for picture in pictures])
             return
         names, splits = self.samples
         if names != self.class_names[: len(names)]:  # those of a checkpoint
             refuse(self.data_dir, [f"its classes {names} are not those of the training data, {self.class_names}"])
         if stage == "fit":
+            rank_zero_only(print)(self.report(), flush=True)
             crop = partial(random_crop, size=self.crop_size, scale=self.hparams["scale"])
             flip = RandomHorizontalFlip(0.5 if self.hparams["flip"] else 0.0)
-            self.train = PairDataset(splits["train"], Compose([crop, flip]))
-        self.val, self.test = PairDataset(splits["val"]), PairDataset(splits["test"])
-        pictures = [picture for picture, _ in splits["test"][:8]]
-        labels = [str(each) if isinstance(each, Path) else f"test {i}" for i, each in enumerate(pictures)]
-        self.predict = PictureDataset(pictures, labels)
+            self.train = PairDataset(splits["train"], self.classes, Compose([crop, flip]))
+        self.val, self.test = (PairDataset(splits[split], self.classes) for split in ("val", "test"))
+        some = [picture for picture, _ in splits["test"][:8]]
+        labels = [str(each.file) if isinstance(each, Picture) else f"test {i}" for i, each in enumerate(some)]
+        self.predict = PictureDataset(some, labels)
+
+    def report(self) -> str:
+        """What was read, in a few lines."""
+        names, splits = self.samples
+        parts = ", ".join(f"{split} {len(splits[split])}" for split in SPLITS)
+        lines = [f"data: pictures with masks in {self.data_dir or 'the embedded data'}: {parts}"]
+        if total := self.pixels.total():
+            shares = [f"{name} {self.pixels[name] / total:.1%}" for name in [*names[:MAX_LISTED], "no class"]]
+            lines.append(f"classes and their pixels: {', '.join(shares)}")
+        return "\n  ".join(lines + [f"left out: {what}" for what in self.left_out])
 
     def train_dataloader(self) -> DataLoader:
         # Batch normalization needs two pictures, so the last batch must not have one.

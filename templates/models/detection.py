@@ -1,13 +1,12 @@
 """The network and its LightningModule: object detection with Faster R-CNN."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
@@ -23,21 +22,11 @@ from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
 EXAMPLES = 6  # test samples that are drawn
 DRAWN_SCORE = 0.5  # boxes with a lower score are not drawn
-DETECTORS = ("fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn")
-Network = Literal[
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-    "fasterrcnn_resnet50_fpn_v2",
-    "fasterrcnn_mobilenet_v3_large_320_fpn",
-]
+ResNet = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+WideResNet = Literal["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"]
+Detector = Literal["fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+Network = Literal[ResNet, WideResNet, Detector]
+DETECTORS = get_args(Detector)
 Weights = Literal["backbone", "DEFAULT"]
 Target = dict[str, Any]
 Batch = tuple[list[Tensor], list[Target]]  # pictures (3, H, W), float32 in [0, 1], and their targets
@@ -196,7 +185,8 @@ class MyModel(LightningModule):
         values = self.map.compute()
         self.map.reset()
         for name in ("map", "map_50"):
-            self.log(f"{stage}/{name}", values[name].to(self.device), prog_bar=True, sync_dist=True)
+            if values[name] >= 0:  # it is -1 if there are no boxes but those around crowds
+                self.log(f"{stage}/{name}", values[name].to(self.device), prog_bar=True, sync_dist=True)
 
     def predict_step(self, batch: tuple[list[Tensor], list[dict[str, Any]]], batch_idx: int) -> dict[str, list[Any]]:
         """Makes one row for each box: the columns of its picture, its class, and bbox [x, y, width, height]."""
@@ -230,16 +220,11 @@ def draw_examples(examples: list[Example], names: list[str]) -> Figure:
         axis.axis("off")
     for axis, (image, target, output) in zip(axes.flat, examples, strict=False):
         axis.imshow(image.permute(1, 2, 0))
-        draw_boxes(axis, target["boxes"], [names[label - 1] for label in target["labels"]], "lime", below=True)
         likely = output["scores"] >= DRAWN_SCORE
-        labels = [names[label - 1] for label in output["labels"][likely]]
-        draw_boxes(axis, output["boxes"][likely], labels, "red", below=False)
+        truth = (target["boxes"], target["labels"], "lime")
+        for boxes, labels, color in (truth, (output["boxes"][likely], output["labels"][likely], "red")):
+            for (left, top, right, bottom), label in zip(boxes.tolist(), labels.tolist(), strict=True):
+                axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color))
+                y, anchor = (bottom, "top") if color == "lime" else (top, "bottom")
+                axis.text(left, y, names[label - 1], color=color, va=anchor, fontsize=9, parse_math=False)
     return figure
-
-
-def draw_boxes(axis: Axes, boxes: Tensor, labels: list[str], color: str, below: bool) -> None:
-    """Draws boxes with their labels at the top or below."""
-    for (left, top, right, bottom), label in zip(boxes.tolist(), labels, strict=True):
-        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color))
-        y, anchor = (bottom, "top") if below else (top, "bottom")
-        axis.text(left, y, label, color=color, va=anchor, fontsize=9, parse_math=False)

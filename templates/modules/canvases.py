@@ -1,15 +1,19 @@
 """Read picture files as they are stored, and draw the embedded pictures: digits on textured canvases."""
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from glob import glob
+from os import SEEK_END
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.ExifTags import Base
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -17,9 +21,20 @@ from torchvision.ops import box_iou, masks_to_boxes
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 # Pillow decodes these itself; for others, such as EPS, it may run another program.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+SUFFIXES = sorted(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of complete files
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 CANVASES, SIDE = 400, 128  # number of embedded pictures, and their height and width in pixels
+Size = tuple[int, int]  # height and width in pixels
+
+
+class Picture(NamedTuple):
+    """A picture file, the size with which it is read, and whether its EXIF data turns it upright then."""
+
+    file: Path
+    size: Size
+    upright: bool
 
 
 def refuse(source: object, problems: Sequence[str]) -> None:
@@ -29,72 +44,92 @@ def refuse(source: object, problems: Sequence[str]) -> None:
         raise OSError("\n  ".join([f"{source} has errors:", *problems[:20], *more]))
 
 
-def list_pictures(folder: Path, pattern: str = "*") -> list[Path]:
-    """Lists the files in a folder that have the suffix of a picture, sorted; links to missing files, too."""
-    files = sorted(file for file in folder.glob(pattern) if file.suffix.lower() in SUFFIXES)
+def split_of(path: Path) -> str:
+    """The split that a relative path names in any case, such as "val" for labels/Valid_Set.json; empty if none."""
+    words = re.findall("[a-z]+", re.sub(r"(set|data|images?|labels?|masks?)\b", " ", str(path).lower()))
+    return next((split for split, names in SPLITS.items() if not {*names}.isdisjoint(words)), "")
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """Lists the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
+
+    Links to missing files are listed, too.
+    """
+    names = glob("**/*", root_dir=folder, recursive=True)  # follows links to folders, and leaves out hidden files
+    shown = sorted(folder / name for name in names if not name.startswith("__MACOSX"))
+    files = [file for file in shown if file.suffix.lower() in SUFFIXES]
     return [file for file in files if file.is_file() or not file.exists()]  # a pipe or socket would block
 
 
-def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
+def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]) -> list[Picture]:
     """Lists the picture files among `paths` and, sorted, in the folders among them and their subfolders.
 
-    Files in folders that look like pictures and cannot be opened are left out and named in a warning.
+    Those for which `measure` returns why they cannot be read are left out and named in a warning.
 
     Raises:
         FileNotFoundError: A path is neither a file nor a folder, or there is no picture.
     """
     files: list[Path] = []
-    unreadable: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            for file in list_pictures(path, "**/*"):
-                (files if can_open(file) else unreadable).append(file)
-        elif path.is_file():
-            files.append(path)
-        else:
+        if not (path.is_dir() or path.is_file()):
             raise FileNotFoundError(f"{path} is neither a file nor a folder: use picture files or folders of pictures")
-    if unreadable:
-        names = ", ".join(map(str, unreadable[:20])) + (" and others" if len(unreadable) > 20 else "")
-        rank_zero_only(print)(f"warning: left out {len(unreadable)} unreadable: {names}", file=sys.stderr)
-    if not files:
+        files += list_pictures(path) if path.is_dir() else [path]
+    results = list(map(measure, files))
+    if faults := [result for result in results if isinstance(result, str)]:
+        more = " and others" if len(faults) > 20 else ""
+        rank_zero_only(print)(
+            f"warning: left out {len(faults)} unreadable: {'; '.join(faults[:20])}{more}", file=sys.stderr
+        )
+    pictures = [result for result in results if isinstance(result, Picture)]
+    if not pictures:
         raise FileNotFoundError(f"no picture in {', '.join(map(str, paths))}: looked for {' '.join(SUFFIXES)}")
-    return files
+    return pictures
 
 
-def can_open(file: Path) -> bool:
-    """Whether a file has the header of a picture."""
-    try:
-        open_picture(file).close()
-    except OSError:
-        return False
-    return True
+def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture | str:
+    """Measures a picture and decides how it is read, or returns why it cannot be used.
 
+    The last bytes of JPEG and PNG files tell whether they are complete; other files are decoded.
 
-def open_picture(file: Path) -> Image.Image:
-    """Opens a picture without decoding its pixels.
-
-    Raises:
-        OSError: The file is not a picture, or has too many pixels for one.
+    Args:
+        file: The picture.
+        size: The size in its annotations, which decides whether EXIF data turns it; None if there is none.
+        turn: Whether EXIF data turns it if the size does not tell.
     """
+    if not file.exists():
+        return f"{file} is missing"
     try:
-        return Image.open(file, formats=FORMATS)
-    except Exception as error:  # Pillow raises many types for damaged headers
-        raise OSError(f"{file} is not a readable picture ({error}): repair or remove it") from error
+        with Image.open(file, formats=FORMATS) as picture, file.open("rb") as content:
+            end = ENDS.get(str(picture.format), b"")
+            content.seek(-len(end), SEEK_END)
+            if not end or content.read() != end:
+                picture.load()
+            height, width = picture.height, picture.width
+            turns = Image.Image.getexif(picture).get(Base.Orientation, 1)  # PngImageFile.getexif would decode
+    except Exception as error:  # Pillow raises many types for damaged files
+        return f"{file} is not a readable picture ({error}): repair or remove it"
+    ways = [Picture(file, (height, width), upright=False)]
+    if turns in range(2, 9):
+        ways.append(Picture(file, (width, height) if turns > 4 else (height, width), upright=True))
+    fitting = [way for way in ways if size in (None, way.size)]
+    if size and not fitting:
+        return f"{file} has {width} x {height} pixels, but its annotation says {size[1]} x {size[0]}"
+    if len(fitting) > 1 and turn is None:
+        return f"{file} is turned by EXIF data, but are its annotations? Set --data.turn to true or false"
+    return fitting[bool(turn) and len(fitting) > 1]
 
 
-def read_picture(file: Path) -> Tensor:
-    """Reads a picture of any mode as (3, H, W) uint8, as it is stored, without turning it by its EXIF data.
-
-    Transparent parts become black, and 16 bits per pixel are scaled to 8.
+def read_picture(picture: Picture) -> Tensor:
+    """Reads a picture of any mode as (3, H, W) uint8. Transparent parts become black; 16 bits are scaled to 8.
 
     Raises:
         OSError: The file cannot be decoded.
     """
-    with open_picture(file) as picture:
-        try:
-            return pil_to_tensor(convert_to_rgb(picture))
-        except Exception as error:  # Pillow raises many types for damaged files
-            raise OSError(f"{file} cannot be decoded ({error}): repair or remove it") from error
+    try:
+        with Image.open(picture.file, formats=FORMATS) as opened:
+            return pil_to_tensor(convert_to_rgb(ImageOps.exif_transpose(opened) if picture.upright else opened))
+    except Exception as error:  # Pillow raises many types for damaged files
+        raise OSError(f"{picture.file} is not a readable picture ({error}): repair or remove it") from error
 
 
 def convert_to_rgb(picture: Image.Image) -> Image.Image:
@@ -111,19 +146,12 @@ def convert_to_rgb(picture: Image.Image) -> Image.Image:
 
 
 class Canvas(NamedTuple):
-    """A picture of K digits.
+    """A picture of K digits."""
 
-    Attributes:
-        picture: (3, SIDE, SIDE) uint8.
-        mask: (SIDE, SIDE) uint8; 0 is the background, and d + 1 the digit d.
-        boxes: (K, 4) float32; left, top, right and bottom in pixels, the last two exclusive.
-        labels: (K,) int64, the digits.
-    """
-
-    picture: Tensor
-    mask: Tensor
-    boxes: Tensor
-    labels: Tensor
+    picture: Tensor  # (3, SIDE, SIDE) uint8
+    mask: Tensor  # (SIDE, SIDE) uint8; 0 is the background, and d + 1 the digit d
+    boxes: Tensor  # (K, 4) float32; left, top, right and bottom in pixels, the last two exclusive
+    labels: Tensor  # (K,) int64; the digits
 
 
 @lru_cache(maxsize=1)
@@ -144,10 +172,7 @@ def make_canvases() -> dict[str, list[Canvas]]:
 def draw_canvas(images: Tensor, targets: np.ndarray, random: np.random.Generator) -> Canvas:
     """Draws two to six digits that hardly overlap, of random size, place and colour, on a texture.
 
-    Args:
-        images: Digits (N, 8, 8) float32 in [0, 1] to choose from.
-        targets: Their classes, (N,) integers.
-        random: Source of random numbers.
+    The digits are chosen from `images`, (N, 8, 8) float32 in [0, 1], whose classes are `targets`, (N,) integers.
     """
     picture = torch.zeros(3, SIDE, SIDE)
     for cells in (3, 12, 48):

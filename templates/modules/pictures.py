@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from glob import glob
 from os import SEEK_END
 from pathlib import Path
 
@@ -24,9 +25,10 @@ def list_pictures(folder: Path) -> list[Path]:
 
     Links to missing files are listed, too.
     """
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    shown = [file for file in found if not any(is_junk(part) for part in file.relative_to(folder).parts)]
-    return [file for file in shown if file.is_file() or not file.exists()]  # a pipe or socket would block
+    names = glob("**/*", root_dir=folder, recursive=True)  # follows links to folders, and leaves out hidden files
+    shown = sorted(folder / name for name in names if not name.startswith("__MACOSX"))
+    files = [file for file in shown if file.suffix.lower() in SUFFIXES]
+    return [file for file in files if file.is_file() or not file.exists()]  # a pipe or socket would block
 
 
 def is_junk(name: str) -> bool:
