@@ -277,6 +277,27 @@ def test_repeated_names_are_told_apart_but_not_as_a_target(tabular: ModuleType, 
         read(tabular, file, target="a")
 
 
+def test_a_header_that_is_repeated_below_is_left_out(tabular: ModuleType, tmp_path: Path) -> None:
+    data = read(tabular, write(tmp_path, "sep=;\n" + table() + table()))
+    assert len(data.frame) == 400 and list(data.numbers) == ["a", "b", "c"]
+
+
+def test_one_column_and_classes_that_are_none_are_refused_in_these_words(tabular: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"one column only.*--data\.separator"):
+        read(tabular, write(tmp_path, "a\n" + "\n".join(map(str, range(99)))))
+    with pytest.raises(OSError, match="99 different texts"):
+        read(tabular, write(tmp_path, "a,name\n" + "\n".join(f"{i}.5,n{i}" for i in range(99))))
+
+
+def test_texts_for_gaps_are_named_with_the_flag(tabular: ModuleType, tmp_path: Path) -> None:
+    file = write(
+        tmp_path, "a,b,kind\n" + "\n".join(f"{'-' if i % 30 == 0 else i},{i}.5,{'xy'[i % 2]}" for i in range(99))
+    )
+    with pytest.raises(OSError, match=r"line 2: 'a' is '-'(.|\n)*--data\.missing"):
+        read(tabular, file)
+    assert read(tabular, file, missing=["-"]).frame["a"].isna().sum() == 4
+
+
 def test_classes_may_be_called_none(tabular: ModuleType, tmp_path: Path) -> None:
     rows = [f"{i}.5,{('None', 'NA', 'mild', 'nan')[i % 4]}" for i in range(120)]
     data = read(tabular, write(tmp_path, "\n".join(["x,state", *rows])))

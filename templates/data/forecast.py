@@ -77,7 +77,8 @@ def find_time_formats(texts: pd.Series) -> list[str]:
     numbers = pd.to_numeric(known, errors="coerce")
     if numbers.notna().mean() >= 0.9:
         least = {"seconds": 5e8, "milliseconds": 5e11}  # from 1985 to 2128
-        return [form for form in EPOCHS if numbers.between(least[form], 10 * least[form]).all()] or ["number"]
+        plain = ["number"] if (numbers.diff()[1:] > 0).mean() > 0.9 or (numbers.diff()[1:] < 0).all() else []
+        return [form for form in EPOCHS if numbers.between(least[form], 10 * least[form]).all()] or plain
     formats = find_formats(texts)
     scores = {form: Clock(parse_times(known, form).dropna()).regularity for form in formats} if formats[1:] else {}
     return [form for form in formats if not scores or scores[form] == max(scores.values())]
@@ -104,6 +105,11 @@ def find_times(frame: pd.DataFrame, given: list[str], file: Path) -> tuple[list[
         return find_time_formats(frame[date]), [date]
     parts = {code: name for code, known in PARTS.items() for name in names if name.casefold() in known}
     if "%Y" in parts and "%m" in parts:
+        if not frame[parts["%m"]].str.isdecimal().all():
+            parts = {
+                "%Y": parts.pop("%Y"),
+                "%b" if frame[parts["%m"]].str.len().max() == 3 else "%B": parts.pop("%m"),
+            } | parts
         return [" ".join(parts)], list(parts.values())
     return find_time_formats(frame[first]), [first]
 
@@ -248,7 +254,9 @@ class MyDataModule(LightningDataModule):
         formats, names = find_times(self.frame, self.given_time, self.file)
         if not formats:
             hint = "name the column by --data.time and its format by --data.time_format, or set --data.time none if the"
-            refuse(self.file, [f"{' '.join(names)!r} does not hold times with a year: {hint} rows are equal steps"])
+            refuse(
+                self.file, [f"{' '.join(names)!r} is not known to hold times with a year: {hint} rows are equal steps"]
+            )
         if len(formats) > 1:
             others = f"{' or '.join(formats[1:])} is possible, too: --data.time_format overrides this"
             self.notes.append(f"times are read as {formats[0]}, but {others}")
@@ -268,7 +276,7 @@ class MyDataModule(LightningDataModule):
         if self.hparams["columns"] or self.file is None:
             return list(self.hparams["columns"] or self.frame.columns[1:])
         numbers = self.frame[list(self.forms)].apply(pd.to_numeric, errors="coerce")
-        chosen = [name for name in numbers if not (numbers[name].diff()[1:] == 1).all()]
+        chosen = [name for name in numbers if not (numbers[name].diff()[1:] == 1).all()] or list(numbers)
         refuse(self.file, [] if chosen else ["no column except the times contains only numbers"])
         if left_out := [name for name in self.frame if name not in (*chosen, *self.times[1:])]:
             self.notes.append(f"left out, as they are no numbers or count the rows: {', '.join(left_out)}")

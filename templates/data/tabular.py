@@ -144,6 +144,7 @@ class MyDataModule(LightningDataModule):
         parts = {split: self._read(file, named) for split, file in files.items()}
         columns = list(parts["train"])
         hint = f"the columns are {', '.join(columns)}"
+        refuse(files["train"], ["there is one column only: set --data.separator"] if len(columns) < 2 else [])
         refuse(files["train"], [f"there is no column {name!r}: {hint}" for name in sorted(named - {*columns})])
         target = self.hparams["target"] or columns[-1]
         for split in [split for split, part in parts.items() if target not in part]:
@@ -218,6 +219,9 @@ class MyDataModule(LightningDataModule):
             task = "binary" if count == 2 else "multiclass"
         if task == "regression" and not quantity:
             refuse(self.file, [f"{self.target!r} is text, so --data.task cannot be regression"])
+        if task == "multiclass" and count > len(values) / 2 > MAX_CLASSES / 2:
+            hint = "name another column by --data.target, or the sign of decimals by --data.decimal"
+            refuse(self.file, [f"{self.target!r} has {count} different texts, such as '{values.iloc[0]}': {hint}"])
         if count < 2 or (task == "binary" and count != 2):
             needed = "two" if task == "binary" else "two or more"
             refuse(self.file, [f"found {count} different values in {self.target!r}, {task} needs {needed}"])

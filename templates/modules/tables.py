@@ -20,10 +20,10 @@ SPLITS = {"train": "train(ing)?", "val": "val(id(ation)?)?|dev(elopment)?", "tes
 DATES = (
     *("ISO8601", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%d %b %Y"),
     *("%d-%b-%Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%m/%Y", "%m-%Y", "%m.%Y", "%b %Y", "%b-%Y"),
-    *("%B %Y", "%Y %b", "%Y-%b", "%Y/%m", "%Y %m"),
+    *("%B %Y", "%Y %b", "%Y-%b", "%Y/%m", "%Y %m", "%Y %m %d"),
 )
 CLOCKS = ("%H:%M", "%H:%M:%S", "%H:%M:%S.%f", "%H.%M", "%H.%M.%S", "%I:%M %p", "%I:%M:%S %p", "%H")
-FORMATS = (*DATES, *(f"{date} {clock}" for date in ("%Y-%m-%d", *DATES[1:]) for clock in CLOCKS))
+FORMATS = (*DATES, *(f"{date} {clock}" for date in ("%Y-%m-%d", *DATES) if "%d" in date for clock in CLOCKS))
 MAX_LISTED = 20  # problems in one error message
 Header = Literal["first", "none"]
 Quotes = Literal["csv", "literal"]
@@ -128,7 +128,7 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     for name, *values in zip(names, *list(rows)[:1000], strict=False):
         if NUMBER.fullmatch(name) and sum(bool(NUMBER.fullmatch(v.strip())) for v in values) > len(values) / 2:
             numbers.append(name)
-        repeated += bool(name) and name in values
+        repeated += bool(name) and name in values and not NUMBER.fullmatch(name)
     counted = [[str(i) for i in range(start, start + len(numbers))] for start in (0, 1)]
     return numbers not in ([], *counted) or 2 * repeated >= len(names)
 
@@ -156,6 +156,8 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     """
     text, header = read_text(file, options["encoding"], notes), options["header"]
     separator = {"tab": "\t", "\\t": "\t", "blank": " "}.get(options["separator"], options["separator"])
+    if given := re.match(r"sep=(.)\r?\n", text):  # a line for Excel; an empty one keeps the numbers of lines
+        separator, text = separator or given[1], "\n" + text[given.end() :]
     separator = separator or find_separator(text)
     if len(separator) > 1:
         raise OSError(f"--data.separator is {separator!r}: give one character, tab or blank")
@@ -164,10 +166,12 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     rows = read_rows(file, text, separator, options, notes)
     first = next(iter(rows), 0)
     names = [name.strip() for name in rows.get(first, [])]
-    below = {line: row for line, row in rows.items() if line != first}
+    below = {line: row for line, row in rows.items() if row != rows[first]}
     if below and not header and not {*names}.intersection(named) and looks_like_data(names, below.values()):
         hint = "set --data.header none if it is, --data.header first if it is not"
         refuse(file, [f"line {first} looks like a row of data, not like the names of columns: {hint}"])
+    if header != "none" and len(below) < len(rows) - 1:
+        notes.append(f"{len(rows) - 1 - len(below)} rows of {file.name} that repeat the header are left out")
     rows, names = (rows, [""] * len(names)) if header == "none" else (below, names)
     refuse(file, [] if rows else ["there are no rows below the header"])
     repeated = {name for name in names if name and names.count(name) > 1}
@@ -210,7 +214,7 @@ def find_formats(texts: pd.Series) -> list[str]:
     texts = texts.dropna()
     sample = texts.iloc[:1]
     times: dict[str, pd.Series] = {}
-    if not sample.str.contains(r"(?:19|20)\d\d", regex=True).any() or sample.str.isdecimal().any():
+    if not sample.str.contains(r"(?:1[6-9]|20)\d\d", regex=True).any() or sample.str.isdecimal().any():
         return []
     for form in FORMATS:
         if pd.to_datetime(sample, format=form, errors="coerce", utc=True).notna().all():
@@ -279,5 +283,7 @@ def convert_numbers(frame: pd.DataFrame, forms: dict[str, str]) -> list[str]:
         wrong = frame[name].notna() & ~np.isfinite(numbers)
         kind = "a number" if form in (".", ",") else f"of the form {form}"
         problems += [f"line {line}: {name!r} is '{frame[name][line]}', not {kind}" for line in frame.index[wrong]]
+        if wrong.any() and frame[name][wrong].nunique() == 1:
+            problems.append(f"if '{frame[name][wrong].iloc[0]}' stands for a gap, add it by --data.missing+=")
         frame[name] = numbers
     return problems
