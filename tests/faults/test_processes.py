@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,84 @@ def test_torchrun_restarts_a_killed_process_and_the_run_goes_on_exactly(bake: Ba
     assert runs(runner.project) == [reference, folder]
     assert compare(reference, folder) == []
     wait_until_gone(runner.project)
+
+
+def test_tasks_of_slurm_train_one_run(bake: Bake) -> None:
+    project = bake(fresh=True, project_name="tasks")
+    job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
+    where = {"SLURM_NODELIST": "localhost", "SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(project.path / "training" / "train.py"), "--trainer.max_epochs=2"],
+            env=os.environ | job | where | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+        for rank in ("0", "1")
+    ]
+    outputs = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    (folder,) = project.runs()
+    assert max(int(row["step"]) for row in rows(folder) if row["train/loss"]) == 19
+    assert [output.count("run folder: ") for output in outputs] == [1, 0]
+
+
+class Host:
+    """A network namespace with a project of its own: nothing is shared with the other host but the network."""
+
+    def __init__(self, project: Project, namespace: str, rank: int) -> None:
+        self.project, self.namespace, self.rank = project, namespace, rank
+
+    def start(self, *flags: str) -> subprocess.Popen[str]:
+        torchrun = ["-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={self.rank}", "--nproc_per_node=1"]
+        where = ["--master_addr=10.99.0.1", "--master_port=29500", str(self.project.path / "training" / "train.py")]
+        return subprocess.Popen(
+            ["ip", "netns", "exec", self.namespace, sys.executable, *torchrun, *where, *flags],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "GLOO_SOCKET_IFNAME": self.namespace},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+
+
+@pytest.fixture
+def network() -> Iterator[list[str]]:
+    """Two network namespaces that a cable connects, each with a device of its own name."""
+    names = [f"host{os.getpid()}{end}" for end in "ab"]
+    commands = [
+        *(f"ip netns add {name}" for name in names),
+        f"ip link add {names[0]} netns {names[0]} type veth peer name {names[1]} netns {names[1]}",
+        *(f"ip -n {name} address add 10.99.0.{i + 1}/24 dev {name}" for i, name in enumerate(names)),
+        *(f"ip -n {name} link set {device} up" for name in names for device in ("lo", name)),
+    ]
+    try:
+        for command in commands:
+            subprocess.run(command.split(), check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"network namespaces cannot be made here: {error}")
+    yield names
+    for name in names:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def test_two_hosts_train_one_run_and_need_a_shared_folder_to_resume_it(bake: Bake, network: list[str]) -> None:
+    hosts = [Host(bake(fresh=True, project_name="hosts"), name, rank) for rank, name in enumerate(network)]
+    flags = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu"]
+    started = [host.start(*flags) for host in hosts]
+    outputs = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert [len(host.project.runs()) for host in hosts] == [1, 0]
+    assert [output.count("run folder: ") for output in outputs] == [1, 0]
+    assert_metrics_are_those_of_one_process(hosts[0].project)
+
+    (run,) = hosts[0].project.runs()
+    started = [hosts[0].start("--resume", run.name, "--trainer.max_epochs=3"), hosts[1].start(*flags)]
+    outputs = [process.communicate()[0] for process in started]
+    assert all(process.returncode for process in started)
+    assert any("share" in line for output in outputs for line in output.splitlines() if "error: " in line), outputs
 
 
 def test_number_of_processes_that_differs_from_the_launchers_is_refused(bake: Bake) -> None:

@@ -157,6 +157,8 @@ class FitLoop(_FitLoop):
         loop.interrupts.listen()
         loop.interrupts.deferred = True
         if self.trainer.world_size > 1:
+            if len(set(gather(self.trainer, loop.global_step))) > 1:
+                raise OSError("not every process finds last.ckpt: to resume, all machines have to share logs/")
             torch.manual_seed(loop.seed + self.trainer.global_rank)  # dropout and augmentation differ by process
         super().run()
         loop.interrupts.deferred = False

@@ -66,6 +66,8 @@ def follow_launcher(config: Namespace, parser: LightningArgumentParser) -> None:
         if str(config.devices) not in ("auto", "1", str(processes // nodes)):
             parser.error(f"trainer.devices {config.devices}: the launcher started {processes // nodes} processes here")
         config.devices, config.num_nodes = processes // nodes, nodes
+        if total == local:  # Lightning insists on it, but `--ntasks` alone does not set it
+            os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(processes // nodes))
 
 
 def rejoin_launcher(trainer: Trainer) -> None:
