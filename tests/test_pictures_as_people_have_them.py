@@ -112,7 +112,7 @@ def test_training_and_test_folders_without_validation(image_folder: Reader, tmp_
     splits, said = image_folder(tmp_path)
     assert origins(splits, tmp_path) == {"train": {"training_set"}, "val": {"training_set"}, "test": {"test_set"}}
     assert len(splits["test"]) == 10 and len(splits["train"]) + len(splits["val"]) == 20
-    assert f"test {len(splits['test'])}" in said
+    assert f"{len(splits['test'])} test" in said
 
 
 def test_folders_of_classes_alone_are_split(image_folder: Reader, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_folders_of_classes_alone_are_split(image_folder: Reader, tmp_path: Path
     splits, said = image_folder(tmp_path)
     assert names(splits) == {"bus", "train"}
     assert sum(map(len, splits.values())) == 20 and all(splits.values())
-    assert "bus 10" in said and "train 10" in said
+    assert "bus (10)" in said and "train (10)" in said
 
 
 def test_splits_may_be_folders_in_those_of_classes(image_folder: Reader, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_masks_are_found_by_folder_and_ending(
     assert names == ["0", "1"]
     assert len(found) == 20
     assert all(Path(picture).stem + ending == Path(entry[1]).stem for picture, entry in found.items())
-    assert "train 14, val 2, test 4" in said
+    assert "14 train, 2 val, 4 test" in said
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_masks_have_folders_of_splits(segmentation: Reader, tmp_path: Path, imag
     for split in ("Train", "val", "test"):
         pairs(tmp_path / images.format(split), tmp_path / masks.format(split), count=3)
     (_, found), said = segmentation(tmp_path)
-    assert "train 3, val 3, test 3" in said
+    assert "3 train, 3 val, 3 test" in said
     assert all(entry[0] in picture.removeprefix(str(tmp_path)).lower() for picture, entry in found.items())
 
 
@@ -308,7 +308,7 @@ def test_masks_of_0_and_255_have_two_classes(segmentation: Reader, tmp_path: Pat
     (names, found), said = segmentation(tmp_path)
     assert names == ["0", "255"]
     assert [entry[2] for entry in found.values() if entry[0] == "test"] == [[0, 1]] * 4
-    assert "255 50.0%" in said
+    assert "255 (50.0%)" in said
 
 
 def test_value_255_is_no_class_beside_others(segmentation: Reader, tmp_path: Path) -> None:
@@ -478,7 +478,7 @@ def test_one_annotation_file_is_found_with_its_pictures(
     (ids, names, boxes), said = detection(tmp_path)
     assert (ids, names) == ([0, 1], ["a", "b"])
     assert sorted(boxes) == sorted(map(str, files))
-    assert "train 14, val 2, test 4" in said and "a 10, b 10" in said
+    assert "14 train, 2 val, 4 test" in said and "a (10), b (10)" in said
 
 
 @pytest.mark.parametrize(

@@ -396,10 +396,10 @@ class MyDataModule(LightningDataModule):
         """What was read, in a few lines."""
         splits = self.samples[1]
         labels = torch.cat([target["labels"] for part in splits.values() for _, target in part]).tolist()
-        boxes = [f"{name} {labels.count(i)}" for i, name in enumerate(self.class_names[:MAX_LISTED], start=1)]
-        parts = ", ".join(f"{split} {len(splits[split])}" for split in SPLITS)
-        lines = [f"data: pictures in {self.data_dir or 'the embedded data'}: {parts}", f"boxes: {', '.join(boxes)}"]
-        return "\n  ".join(lines + [f"left out: {number} {what}" for what, number in self.left_out.items()])
+        boxes = [f"{name} ({labels.count(i)})" for i, name in enumerate(self.class_names[:MAX_LISTED], start=1)]
+        parts = ", ".join(f"{len(splits[split])} {split}" for split in SPLITS)
+        lines = [f"data: {self.data_dir or 'the embedded data'}, pictures: {parts}", f"boxes: {', '.join(boxes)}"]
+        return "\n".join(lines + [f"left out: {number} {what}" for what, number in self.left_out.items()])
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train, shuffle=True)

@@ -300,13 +300,13 @@ class MyDataModule(LightningDataModule):
 
     def report(self) -> str:
         """What was read, in a few lines."""
-        parts = [f"{split} {len(self.samples[split])}{self.sources.get(split, '')}" for split in SPLITS]
+        parts = [f"{len(self.samples[split])} {split}{self.sources.get(split, '')}" for split in SPLITS]
         counts = Counter(name for part in self.samples.values() for _, name in part)
-        classes = [f"{name} {counts[name]}" for name in self.class_names[:MAX_LISTED]]
+        classes = [f"{name} ({counts[name]})" for name in self.class_names[:MAX_LISTED]]
         if len(counts) > MAX_LISTED:
             classes.append(f"and {len(counts) - MAX_LISTED} more")
-        lines = [f"data: {counts.total()} pictures of {len(counts)} classes in {self.root}: {', '.join(parts)}"]
-        return "\n  ".join([*lines, f"classes: {', '.join(classes)}", *(f"left out: {what}" for what in self.left_out)])
+        lines = [f"data: {self.root}, {counts.total()} pictures: {', '.join(parts)}", f"classes: {', '.join(classes)}"]
+        return "\n".join(lines + [f"left out: {what}" for what in self.left_out])
 
     def _dataset(self, split: str, size: int, transform: Transform) -> PictureDataset:
         """The pictures of a split with the numbers of their classes.

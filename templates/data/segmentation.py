@@ -443,12 +443,13 @@ class MyDataModule(LightningDataModule):
     def report(self) -> str:
         """What was read, in a few lines."""
         names, splits = self.samples
-        parts = ", ".join(f"{split} {len(splits[split])}" for split in SPLITS)
-        lines = [f"data: pictures with masks in {self.data_dir or 'the embedded data'}: {parts}"]
+        parts = ", ".join(f"{len(splits[split])} {split}" for split in SPLITS)
+        lines = [f"data: {self.data_dir or 'the embedded data'}, pictures with masks: {parts}"]
         if total := self.pixels.total():
-            shares = [f"{name} {self.pixels[name] / total:.1%}" for name in [*names[:MAX_LISTED], "no class"]]
-            lines.append(f"classes and their pixels: {', '.join(shares)}")
-        return "\n  ".join(lines + [f"left out: {what}" for what in self.left_out])
+            listed = [*names[:MAX_LISTED], *self.pixels.keys() & {"no class"}]
+            shares = [f"{name} ({self.pixels[name] / total:.1%})" for name in listed]
+            lines.append(f"classes by pixels: {', '.join(shares)}")
+        return "\n".join(lines + [f"left out: {what}" for what in self.left_out])
 
     def train_dataloader(self) -> DataLoader:
         # Batch normalization needs two pictures, so the last batch must not have one.
