@@ -251,6 +251,8 @@ def test_killed_trial_ends_with_the_weights_of_an_undisturbed_one(bake: Bake, tm
         ("model.lr: [0.1]", ["--trainer.fast_dev_run=true"], "fast_dev_run"),
         ("model.lr: {low: 0.01, high: 0.1}", ["--sampler=grid"], "model.lr"),
         ("model.lr: [0.1]", ["--jobs=0"], "--jobs"),
+        ("model.lr: [0.1]", ["--name=.."], "--name"),
+        ("model.lr: [0.1]", ["--name=a/b"], "--name"),
         ("model.lr: [0.1]", ["--seeds=2"], "--seeds"),
     ],
 )

@@ -61,7 +61,7 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     options, flags = parser.parse_known_args(args)
     if any(number is not None and number < 1 for number in (options.seeds, options.trials, options.jobs)):
         parser.error("--seeds, --trials and --jobs must be at least 1")
-    if Path(options.name).name != options.name:
+    if Path(options.name).name != options.name or not options.name.strip("."):
         parser.error(f"--name {options.name}: give the name of a folder in logs/sweeps/")
     if flag_value("--resume", flags) is not None:
         parser.error("--resume: the same command with the same --name resumes a sweep")

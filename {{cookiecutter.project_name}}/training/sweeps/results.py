@@ -121,14 +121,15 @@ def draw_seeds(metrics: dict[str, dict[int, float]]) -> Figure:
 def draw_search(study: optuna.Study, monitor: str) -> dict[str, Figure]:
     """Draws the history of a search, the metric by setting, and the importance of each setting."""
     matplotlib.use("agg")
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    axes = {
-        "history": plots.plot_optimization_history(study, target_name=monitor),
-        "slices": plots.plot_slice(study, target_name=monitor),
-    }
-    if len(study.best_params) > 1 and len(study.get_trials(states=[TrialState.COMPLETE])) > 1:
-        evaluator = PedAnovaImportanceEvaluator()
-        axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, target_name=monitor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Optuna's plots: experimental, or all values are equal
+        axes = {
+            "history": plots.plot_optimization_history(study, target_name=monitor),
+            "slices": plots.plot_slice(study, target_name=monitor),
+        }
+        if len(study.best_params) > 1 and len(study.get_trials(states=[TrialState.COMPLETE])) > 1:
+            evaluator = PedAnovaImportanceEvaluator()
+            axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, target_name=monitor)
     figures = {name: getattr(axis, "flat", [axis])[0].figure for name, axis in axes.items()}
     for figure in figures.values():
         figure.set_layout_engine("constrained")  # Optuna cuts long names off
