@@ -245,6 +245,15 @@ def test_commas_that_can_be_read_in_two_ways_are_asked_about(tabular: ModuleType
     assert read(tabular, file, decimal=".").frame["n"].iloc[0] == 1101
 
 
+def test_lists_beside_numbers_with_points_are_asked_about(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f'"{i % 5},{i % 9}","{i % 4},{i % 3}",{i}.5,{"xy"[i % 2]}' for i in range(90)]
+    file = write(tmp_path, "\n".join(["tags,more,x,kind", *rows]))
+    with pytest.raises(OSError, match=r"'tags'.*--data\.decimal"):
+        read(tabular, file)
+    data = read(tabular, file, decimal=".")
+    assert list(data.numbers) == ["x"] and list(data.categories) == ["tags", "more"]
+
+
 def test_percentages_beside_fractions_are_named(tabular: ModuleType, tmp_path: Path) -> None:
     rows = [f"{i % 7}%,{'xy'[i % 2]}" for i in range(90)]
     with pytest.raises(OSError, match=r"line 92: 'share' is '0\.5'"):
@@ -354,7 +363,7 @@ def test_files_for_splits_are_used_as_such(tabular: ModuleType, tmp_path: Path) 
     assert sum(len(part) for part in read(tabular, tmp_path / "set").splits.values()) == 119
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "cp1251"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252", "cp1251"])
 def test_encodings_are_found(tabular: ModuleType, tmp_path: Path, encoding: str) -> None:
     word = "погода" if encoding == "cp1251" else "Böe"
     rows = [f"{i}.5,{(word, 'x')[i % 2]}" for i in range(90)]

@@ -300,7 +300,8 @@ class MyDataModule(LightningDataModule):
         values, name = frame[self.columns].copy(), " ".join(names)
         problems = [f"line {line}: {name!r} is '{texts[line]}', not a time" for line in texts.index[times.isna()]]
         if times.duplicated().mean() > 0.3:
-            problems.append("most times are repeated: if there are several series, give each a column of its own")
+            hint = "add a column with the time of day by --data.time, or give each series a column of its own"
+            problems.append(f"many times are repeated: {hint}")
         late = texts.index[times <= times.shift()]
         problems += [f"line {line}: {name!r} is '{texts[line]}', not later than the time before it" for line in late]
         refuse(file, problems + convert_numbers(values, {name: self.forms.get(name, ".") for name in self.columns}))

@@ -131,11 +131,7 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def parts(self) -> dict[str, pd.DataFrame]:
-        """The rows of each file as texts, by split; those of a single file are all in train.
-
-        Raises:
-            OSError: A file cannot be read, or columns are missing.
-        """
+        """The rows of each file as texts, by split; those of a single file are all in train."""
         if not self.file:
             return {"train": load_diabetes(as_frame=True, scaled=False).frame}
         files = find_splits(self.file) if self.file.is_dir() else {"train": self.file}
@@ -158,8 +154,12 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def texts(self) -> pd.DataFrame:
-        """All rows before conversion, with the number of the line in the file as the index."""
-        return pd.concat(self.parts.values())
+        """All rows before conversion, with the number of the line in the file as the index; gaps are NaN."""
+        frame = pd.concat(self.parts.values())
+        target = self.hparams["target"] or frame.columns[-1]
+        if self.file:  # in the target, None and NA may be classes
+            frame = mask_gaps(frame, self.hparams["missing"]).assign(**{target: frame[target]})
+        return frame
 
     @cached_property
     def target(self) -> str:
@@ -171,7 +171,8 @@ class MyDataModule(LightningDataModule):
         if not self.file:
             return dict.fromkeys(self.texts, ".")
         frame = self.texts.drop(columns=[*(self.hparams["categorical"] or []), *(self.hparams["ignore"] or [])])
-        frame = mask_gaps(frame, self.hparams["missing"])
+        if self.target in frame:
+            frame[self.target] = mask_gaps(frame[[self.target]], self.hparams["missing"])[self.target]
         forms = find_forms(self.file, frame, self.hparams["decimal"], self.hparams["numeric"] or [])
         for name in [name for name in frame if name not in (*forms, self.target)]:
             formats = find_formats(frame[name])
@@ -183,17 +184,15 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """All rows with a target.
-
-        Raises:
-            OSError: Values are not numbers, or more than a tenth of the targets is missing.
-        """
+        """All rows with a target, which may be missing in a tenth of them, with numbers as float64."""
         if not self.file:
             return self.texts
-        frame, target = mask_gaps(self.texts, self.hparams["missing"]), self.target
+        frame, target = self.texts.copy(), self.target
         refuse(self.file, [f"there is no column {name!r}" for name in self.forms if name not in frame])
-        if target not in self.forms:  # classes may be named None or NA
-            frame[target] = self.texts[target].mask(self.texts[target].isin(["", "?"]))
+        if target in self.forms:
+            frame[target] = mask_gaps(frame[[target]], self.hparams["missing"])[target]
+        else:
+            frame[target] = frame[target].mask(frame[target].isin(["", "?", *(self.hparams["missing"] or [])]))
         lines = frame.index[frame[target].isna()]
         problems = [f"line {line}: {target!r} is missing" for line in lines] if len(lines) > 0.1 * len(frame) else []
         refuse(self.file, problems + convert_numbers(frame, self.forms))
@@ -229,11 +228,7 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def splits(self) -> dict[str, pd.DataFrame]:
-        """The rows of train, val and test. Those for which there is no file come from train.
-
-        Raises:
-            OSError: There are too few rows.
-        """
+        """The rows of train, val and test, at least two each. Those for which there is no file come from train."""
         features, targets = self.frame.drop(columns=self.target), self.frame[self.target]
         split = split_rows(features, as_categories(targets), stratify=self.task != "regression")
         given = np.concatenate([np.full(len(part), name) for name, part in self.parts.items()])
@@ -366,11 +361,8 @@ class MyDataModule(LightningDataModule):
         frame = mask_gaps(texts, self.hparams["missing"])
         if self.target in texts and self.target not in self.forms:
             frame[self.target] = texts[self.target]
-        used = (*self.numbers, self.target)
-        refuse(
-            file,
-            convert_numbers(frame, {name: self.forms[name] for name in used if name in self.forms and name in frame}),
-        )
+        used = [name for name in (*self.numbers, self.target) if name in self.forms and name in frame]
+        refuse(file, convert_numbers(frame, {name: self.forms[name] for name in used}))
         return frame
 
     def baselines(self) -> dict[str, Tensor]:

@@ -234,7 +234,7 @@ class MyDataModule(LightningDataModule):
         needed = [*columns, *([label] if labelled else [])]
         refuse(file, [f"there is no column {name!r}: {hint}" for name in needed if name not in frame])
         joined = frame[columns].agg(" ".join, axis=1) if len(columns) > 1 else frame[columns[0]]
-        return pd.DataFrame({"text": joined} | ({"label": frame[label]} if label in frame else {}))
+        return pd.DataFrame({"text": joined} | ({"label": frame[label].str.strip()} if label in frame else {}))
 
     @cached_property
     def class_names(self) -> list[str]:

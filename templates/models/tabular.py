@@ -20,12 +20,7 @@ Batch = tuple[Tensor, Tensor, Tensor]  # scaled numbers (N, F), float32; categor
 Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
 Loss = Literal["mse", "l1", "smooth_l1", "poisson_nll", "bce_with_logits", "cross_entropy"]
 LOSSES: dict[str, dict[str, type[nn.Module]]] = {
-    "regression": {
-        "mse": nn.MSELoss,
-        "l1": nn.L1Loss,
-        "smooth_l1": nn.SmoothL1Loss,
-        "poisson_nll": nn.PoissonNLLLoss,
-    },
+    "regression": {"mse": nn.MSELoss, "l1": nn.L1Loss, "smooth_l1": nn.SmoothL1Loss, "poisson_nll": nn.PoissonNLLLoss},
     "binary": {"bce_with_logits": nn.BCEWithLogitsLoss},
     "multiclass": {"cross_entropy": nn.CrossEntropyLoss},
 }

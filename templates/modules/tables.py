@@ -39,9 +39,11 @@ def refuse(source: Path | None, problems: Sequence[str]) -> None:
 
 
 def find_encoding(data: bytes) -> str:
-    """UTF-16 if there is a mark, UTF-8 if possible, cp1252 if few letters are not ASCII, else the most probable one."""
+    """UTF-16 with a mark or a zero, else UTF-8, else cp1252 if most letters are ASCII, else the most probable one."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
+    if 0 in data[:2]:
+        return "utf-16-le" if data[0] else "utf-16-be"
     try:
         data.decode()
         return "utf-8"
@@ -53,11 +55,7 @@ def find_encoding(data: bytes) -> str:
 
 
 def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
-    """Reads a text file; without an encoding, finds it, and adds a note if it is not UTF-8.
-
-    Raises:
-        OSError: The file is missing, not a text file or not in this encoding.
-    """
+    """Reads a text file; without an encoding, finds it, and adds a note if it is not UTF-8."""
     if not file.is_file():
         raise OSError(f"{file} is not a file: give the path of a text or CSV file")
     data = file.read_bytes()
@@ -188,15 +186,10 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
-    """The files of a folder whose names tell that they are for train, val or test.
-
-    Raises:
-        OSError: There is none for train, or several are for one split.
-    """
-    words = {file: re.split(r"[\W_]+", file.stem.casefold()) for file in sorted(folder.glob("[!.]*.*"))}
-    found = {
-        split: [f for f in words if any(re.fullmatch(form, w) for w in words[f])] for split, form in SPLITS.items()
-    }
+    """The files of a folder that have train, val or test in their names; train is needed, and one file for each."""
+    files = [file for file in sorted(folder.glob("[!.]*.*")) if file.is_file()]
+    forms = {split: re.compile(rf"(.*[\W_])?({names})([\W_].*)?", re.IGNORECASE) for split, names in SPLITS.items()}
+    found = {split: [file for file in files if form.fullmatch(file.stem)] for split, form in forms.items()}
     several = [split for split, files in found.items() if len(files) > 1]
     refuse(folder, [f"several files are for {s}: {', '.join(file.name for file in found[s])}" for s in several])
     refuse(folder, [] if found["train"] else ["there is no file for train, such as train.csv"])
@@ -206,7 +199,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
 def mask_gaps(frame: pd.DataFrame, missing: Sequence[str] | None) -> pd.DataFrame:
     """The table with NaN for the texts that stand for gaps: those of many programs, and further ones."""
     gaps = GAPS.union(text.casefold() for text in missing or [])
-    return frame.mask(frame.apply(lambda column: column.str.strip().str.casefold().isin(gaps)))
+    return frame.mask(frame.apply(lambda column: column.str.casefold().isin(gaps)))
 
 
 def find_formats(texts: pd.Series) -> list[str]:
@@ -248,28 +241,27 @@ def to_numbers(texts: pd.Series, form: str) -> pd.Series:
 
 
 def find_forms(source: Path, frame: pd.DataFrame, decimal: str | None, forced: Collection[str] = ()) -> dict[str, str]:
-    """The forms of the columns in which nine of ten texts are numbers, and of those that are forced to be.
+    """The forms of columns in which nine of ten texts are numbers, or that are forced to be; see `to_numbers`.
 
-    Without a decimal sign, the one that gives more numbers is used; see `to_numbers`.
-
-    Raises:
-        OSError: Both give as many numbers.
+    Without a decimal sign, the one that gives more numbers is used; if both give as many, commas are refused.
     """
     known = {str(name): texts.dropna() for name, texts in frame.items()}
-    commas = [name for name, texts in known.items() if texts.str.contains(r"\d,\d").any()]
-    found: dict[str, dict[str, str]] = {}
-    total: dict[str, int] = {}
-    for sign in decimal or (".," if commas else "."):
-        found[sign], total[sign] = {}, 0
+    joined = {name: "\n".join(texts) for name, texts in known.items()}
+    commas = [name for name, text in joined.items() if re.search(r"\d,\d", text)]
+    signs = decimal or (".," if commas else ".")
+    found: dict[str, dict[str, str]] = {sign: {} for sign in signs}
+    total = dict.fromkeys(signs, 0)
+    for sign in signs:
         for name, texts in known.items():
-            units = [unit for unit in UNITS if texts.str.contains(unit, regex=False).any()]
-            counts = {sign + unit: int(to_numbers(texts, sign + unit).notna().sum()) for unit in ("", *units)}
+            forms = [sign, *(sign + unit for unit in UNITS if unit in joined[name])]
+            counts = {form: int(to_numbers(texts, form).notna().sum()) for form in forms}
             form = max(counts, key=lambda form: counts[form])
             if name in forced or counts[form] >= max(0.9 * len(texts), 1):
                 found[sign][name] = form
                 total[sign] += counts[form]
-    best = max(found, key=lambda sign: total[sign])
-    unclear = [name for name in commas if name in found[best]] if len(set(total.values())) < len(total) else []
+    best, *others = sorted(signs, key=lambda sign: -total[sign])
+    doubtful = any(total[sign] == total[best] or found[sign].keys() - found[best].keys() for sign in others)
+    unclear = [name for name in commas if name in found[","]] if doubtful else []
     hint = "set --data.decimal , if they are decimal commas, or --data.decimal . if they separate thousands"
     refuse(source, [f"the commas in the numbers of {name!r} can be read in two ways: {hint}" for name in unclear])
     return found[best]
