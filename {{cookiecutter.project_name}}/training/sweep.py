@@ -126,13 +126,27 @@ def main(args: list[str] | None = None) -> None:
     if sweep.signals:
         print(f"interrupted by {signal.Signals(sweep.signals[0]).name}; resume with: {again}", file=sys.stderr)
         sys.exit(128 + sweep.signals[0])
-    if not sweep.study.get_trials(states=[TrialState.COMPLETE]):
-        sys.exit(f"error: no trial has finished; {plan.folder / 'results.csv'} holds the errors")
-    show_results(sweep.study, plan.folder, plan.monitor)
-    best = sweep.study.best_trial
-    print(f"best run: {best.user_attrs['run']}\nto train it again: {plan.command(best.params)}")
+    conclude(sweep, again)
+
+
+def conclude(sweep: Sweep, again: str) -> None:
+    """Shows the results; exits with status 1 if trials were killed, or none has finished.
+
+    Args:
+        sweep: A sweep without signals.
+        again: The command that resumes it.
+    """
+    states = [trial.state for trial in sweep.study.get_trials(deepcopy=False)]
+    if TrialState.COMPLETE in states:
+        show_results(sweep.study, sweep.plan.folder, sweep.plan.monitor)
+        best = sweep.study.best_trial
+        print(f"best run: {best.user_attrs['run']}\nto train it again: {sweep.plan.command(best.params)}")
     if sweep.interrupted:
-        sys.exit(f"error: trials ended early; resume {sweep.interrupted} with: {again}")
+        sys.exit(f"error: {sweep.interrupted} trials ended early; resume them with: {again}")
+    if TrialState.RUNNING in states:
+        print(f"other processes still train {states.count(TrialState.RUNNING)} trials")
+    elif TrialState.COMPLETE not in states:
+        sys.exit(f"error: no trial has finished; their errors are in {sweep.plan.folder / 'results.csv'}")
 
 
 if __name__ == "__main__":
