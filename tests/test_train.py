@@ -1,10 +1,12 @@
 """What a person gets from a baked project: every variant learns, and every command tells the same story."""
 
+import base64
 import csv
 import io
 import json
 import re
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from data_files import WRITERS, digits
 pytestmark = pytest.mark.slow
 
 Train = Callable[[str], Run]
-FILES = ["checkpoints", "config.yaml", "learning_curves.png", "metrics.csv", "run.json", "tensorboard"]
+FILES = ["checkpoints", "config.yaml", "learning_curves.png", "metrics.csv", "report.html", "run.json", "tensorboard"]
 SUFFIXES = {"weights": ".weights.pth", "model": ".model.pth", "onnx": ".onnx", "pt2": ".pt2"}
 CLASSIFIERS = [name for name in VARIANTS if QUESTIONS["_variants"][name]["module"] == "pictures.py"]
 
@@ -59,6 +61,18 @@ def test_run_is_one_folder(train: Train, variant: str) -> None:
     assert described["packages"]["torch"] == torch.__version__.split("+")[0]
     assert described["git_commit"] is None  # the project is in no repository
     assert "training/train.py" in described["command"].replace("\\", "/")
+
+
+@by_variant
+def test_report_is_one_page_that_needs_no_other_file(train: Train, variant: str) -> None:
+    run = train(variant)
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    for name, value in json.loads((run.folder / "test_metrics.json").read_text(encoding="utf-8")).items():
+        assert f"<td>{escape(name)}</td>" in page and f"{value:.4f}</td>" in page, name
+    embedded = [base64.b64decode(content) for content in re.findall(r'src="data:image/png;base64,(.*?)"', page)]
+    assert embedded == [file.read_bytes() for file in sorted(run.folder.glob("*.png"))]
+    assert len(re.findall(r"(?:src|href)=", page)) == len(embedded)
+    assert escape(str(run.folder / "config.yaml")) in page
 
 
 @by_variant

@@ -9,6 +9,7 @@ from data.data_module import MyDataModule
 from models.my_model import MyModel
 from training.engine.evaluation import evaluate
 from training.engine.interrupts import is_first_process, run_command
+from training.engine.page import write_page
 from training.engine.reports import draw_curves, print_metrics, save_figures
 from training.engine.run import RunCLI
 
@@ -38,6 +39,7 @@ def main(args: list[str] | None = None) -> None:
     if (run_dir / "test_metrics.json").exists() and hasattr(model, "figures"):
         figures["figures"] = model.figures
     save_figures(run_dir, figures, trainer.loggers)
+    write_page(run_dir)
     print(f"run folder: {run_dir}")
     print("next: python training/predict.py, python training/evaluate.py or python training/export.py")
 

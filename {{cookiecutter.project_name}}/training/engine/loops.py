@@ -194,4 +194,4 @@ def install_loops(trainer: Trainer, seed: int, checkpoints: Checkpoints, interru
             loader.worker_init_fn = partial(interrupts.start_worker, start)
         return process(loader)
 
-    trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
+    trainer.strategy.process_dataloader = process_dataloader  # type: ignore[method-assign, assignment]

@@ -81,5 +81,5 @@ def rejoin_launcher(trainer: Trainer) -> None:
         return
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     backend = "gloo" if trainer.strategy.root_device.type == "cpu" else "nccl"
-    store = PrefixStore(f"restart_{attempt}", store)
-    torch.distributed.init_process_group(backend, store=store, rank=trainer.global_rank, world_size=trainer.world_size)
+    own = PrefixStore(f"restart_{attempt}", store)
+    torch.distributed.init_process_group(backend, store=own, rank=trainer.global_rank, world_size=trainer.world_size)

@@ -25,7 +25,7 @@ from training.engine.metrics_file import ALL_STEPS, MetricsFile
 from training.engine.plain_values import as_list, is_plain, keep_plain_hyperparameters, make_plain
 from training.engine.processes import follow_launcher, rejoin_launcher
 from training.engine.reports import LossLogger
-from training.engine.run_folder import LOGS, ROOT, discard_run, find_run, lock_run, new_run, restarted_run
+from training.engine.run_folder import LOGS, ROOT, discard_run, find_run, lock_run, new_run, restarted_run, time_now
 from training.engine.run_record import RunRecord
 
 LENGTH = ["trainer.max_epochs", "trainer.max_steps", "trainer.max_time"]
@@ -175,8 +175,12 @@ class RunCLI(ProjectCLI):
             if isinstance(logger, TensorBoardLogger) and metrics:  # shows the settings beside the results
                 logger.log_hyperparams(self.plain_config(), {f"hp/{name}": value for name, value in metrics.items()})
         file = self.run_dir / "run.json"
-        write_json(file, read_json(file) | {"state": "finished"})
+        write_json(file, read_json(file) | {"state": "finished", "ended": time_now()})
 
     def plain_config(self) -> dict[str, Any]:
         """All settings as a config file holds them."""
         return dict(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+
+    def changes(self) -> dict[str, Any]:
+        """The settings that differ from their defaults."""
+        return dict(yaml.safe_load(self.parser.dump(self.config, skip_default=True)) or {})

@@ -105,11 +105,17 @@ def discard_run(run: Path) -> None:
         shutil.rmtree(run, ignore_errors=True)
 
 
-def describe_run(run: Path, config: Mapping[str, Any], allow_changed_data: bool) -> None:
+def describe_run(run: Path, config: Mapping[str, Any], changed: Mapping[str, Any], allow_changed_data: bool) -> None:
     """Writes `run.json`, or adds to it that the run is resumed.
 
+    Args:
+        run: Folder of the run.
+        config: All settings.
+        changed: Those that differ from the defaults of a new run.
+        allow_changed_data: Whether the data may differ from those that the run was started with.
+
     Raises:
-        OSError: The data are not those that the run was started with.
+        OSError: They differ, but may not.
     """
     options = (config.get("data") or {}).items()
     data = {key: ROOT / Path(value).expanduser() for key, value in options if isinstance(value, str)}
@@ -118,28 +124,39 @@ def describe_run(run: Path, config: Mapping[str, Any], allow_changed_data: bool)
         "data": {key: fingerprint(path) for key, path in data.items() if path.exists()},
         "packages": dict(sorted((package.name, package.version) for package in distributions())),
     }
-    before = read_json(run / "run.json")
-    if before and before["data"] != now["data"] and not allow_changed_data:
-        changed = [f"{key} ({data[key]})" for key in data if before["data"].get(key) != now["data"].get(key)]
-        raise OSError(
-            f"data.{', data.'.join(changed)} changed since {run.name} was started:"
-            " --allow_changed_data true resumes it nevertheless"
-        )
-    changed = [key for key in ("code", "packages") if before and before[key] != now[key]]
-    if changed:
-        warn(f"{' and '.join(changed)} changed since {run.name} was started, so results may differ")
-    started = before or now | {"command": COMMAND, "resumed": [], "git_commit": git_commit()}
-    started["job"] = launched_job()[0]
-    if before:
-        started["resumed"] = [*before["resumed"], COMMAND]
+    started = read_json(run / "run.json")
+    if started:
+        compare(run, started, now, data, allow_changed_data)
+        started["resumed"].append(COMMAND)
+    else:
+        started = now | {"command": COMMAND, "changed": changed, "resumed": [], "git_commit": git_commit()}
+        started["started"] = time_now()
     started |= {
         "state": "unfinished",
+        "job": launched_job()[0],
         "seed": config["seed_everything"],
         "process": {"id": os.getpid(), "host": platform.node()},
         "python": platform.python_version(),
     }
     packages = {"packages": started.pop("packages")}  # last, as there are many
     write_json(run / "run.json", started | packages)
+
+
+def compare(run: Path, before: dict[str, Any], now: dict[str, Any], data: dict[str, Path], allow: bool) -> None:
+    """Warns if code or packages have changed since a run was started; refuses other data unless they are allowed."""
+    if before["data"] != now["data"] and not allow:
+        others = [f"{key} ({data[key]})" for key in data if before["data"].get(key) != now["data"].get(key)]
+        raise OSError(
+            f"data.{', data.'.join(others)} changed since {run.name} was started:"
+            " --allow_changed_data true resumes it nevertheless"
+        )
+    if edited := [key for key in ("code", "packages") if before[key] != now[key]]:
+        warn(f"{' and '.join(edited)} changed since {run.name} was started, so results may differ")
+
+
+def time_now() -> str:
+    """The time with its zone, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def git_commit() -> str | None:

@@ -25,7 +25,7 @@ class RunRecord(Callback):
         if trainer.fast_dev_run or not trainer.is_global_zero:
             return
         cli, config = self.cli, self.cli.plain_config()
-        describe_run(cli.run_dir, config, cli.allow_changed_data)
+        describe_run(cli.run_dir, config, cli.changes(), cli.allow_changed_data)
         with replacing(cli.run_dir / "config.yaml") as partial:
             partial.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         for logger in [] if cli.resumed else trainer.loggers:
