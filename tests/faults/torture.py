@@ -2,9 +2,9 @@
 
 Bakes every variant, and a project with plain Lightning classes pasted in. Trains each undisturbed, and then again under
 SIGKILLs at random instants, resuming after each. Then trains several seeds undisturbed, and again while its sweep
-processes, trials, or both are killed. The last two lines tell the kills, the resumes, the runs that ended with other weights or
-metrics, and the checkpoints that could not be read; and, of sweeps, the trials that are missing or were trained twice.
-The exit status is 1 if there were any of these.
+processes, trials, or both are killed. The last two lines tell the kills, the resumes, the runs that ended with other
+weights or metrics, and the checkpoints that could not be read; and, of sweeps, the trials that are missing or were
+trained twice. The exit status is 1 if there were any of these.
 """
 
 import argparse
@@ -89,10 +89,11 @@ class SweepRunner:
 
     def kill(self, name: str, sweeps: list[subprocess.Popen[str]], what: str) -> None:
         """Sends SIGKILL to the sweep processes, to the trials, or to both."""
-        for sweep in sweeps if what != "trials" else []:
-            sweep.kill()
+        if what != "trials":
+            for sweep in sweeps:
+                sweep.kill()
         mark = f"SWEEP_RUN={self.folder(name)}{os.sep}".encode()
-        for file in Path("/proc").glob("[0-9]*/environ") if what != "sweep" else []:
+        for file in Path("/proc").glob("[0-9]*/environ") if what != "sweeps" else []:
             with suppress(OSError):  # a process of somebody else, or one that has ended
                 if mark in file.read_bytes():
                     os.kill(int(file.parent.name), signal.SIGKILL)
@@ -118,23 +119,26 @@ def torture_sweeps(project: Path, kills: int, rng: random.Random) -> Counter[str
     while total["kills"] < kills:
         total["sweeps"] += 1
         name = f"killed-{total['sweeps']}"
-        for what in rng.sample(["sweep", "trials", "both"] * 2, 5):
+        for _ in range(8):
+            before = total["kills"]
             sweeps = [runner.start(name) for _ in range(rng.choice([1, 2]))]
-            time.sleep(rng.uniform(0, seconds / 2))
-            total["kills"] += any(sweep.poll() is None for sweep in sweeps)
-            runner.kill(name, sweeps, what)
-            for sweep in sweeps:
-                sweep.communicate()  # after its trials were killed it ends by itself
+            while any(sweep.poll() is None for sweep in sweeps):
+                time.sleep(rng.uniform(0, seconds / 8))
+                total["kills"] += any(sweep.poll() is None for sweep in sweeps)
+                runner.kill(name, sweeps, rng.choice(["sweeps", "trials", "both"]))
+                time.sleep(0.1)  # until killed processes have ended
+            if total["kills"] == before:
+                break  # it is finished
         runner.to_the_end(name)
         total.update(runner.faults("reference", name))
-        print(f"sweep: {dict(total)}", flush=True)
+        print(f"sweeps: {dict(total)}", flush=True)
     return total
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60, help="at least; a run takes three at a time")
-    parser.add_argument("--sweep_kills", type=int, default=20, help="of sweeps; a sweep takes five")
+    parser.add_argument("--sweep_kills", type=int, default=20, help="at least, of sweeps")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, PASTED], default=[*VARIANTS, PASTED])
     options = parser.parse_args()
