@@ -275,6 +275,12 @@ class MyDataModule(LightningDataModule):
         return names
 
     @cached_property
+    def class_counts(self) -> list[int]:
+        """The number of training pictures of each class."""
+        counts = Counter(name for _, name in self.samples["train"])
+        return [counts[name] for name in self.class_names]
+
+    @cached_property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height and width in pixels."""
         size = self.image_size

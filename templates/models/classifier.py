@@ -102,6 +102,9 @@ class MyModel(LightningModule):
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
         label_smoothing: Share of each target that is spread over all classes.
+        class_weights: balanced weights the training loss of each class by the inverse of its share of the training
+            pictures; null weights all pictures equally.
+        class_counts: Number of training pictures of each class, for class_weights.
     """
 
     def __init__(
@@ -118,6 +121,8 @@ class MyModel(LightningModule):
         scheduler: SchedulerName = "onecycle",
         weight_decay: NonNegativeFloat = 0.0,
         label_smoothing: ClosedUnitInterval = 0.0,
+        class_weights: Literal["balanced"] | None = None,
+        class_counts: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -130,6 +135,13 @@ class MyModel(LightningModule):
             find_head(self.network)[1].requires_grad_(True)
         self.example_input_array = torch.rand(2, *image_shape)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.training_criterion = self.criterion
+        if class_weights:
+            if class_counts is None:
+                raise MisconfigurationException("--model.class_weights balanced needs --model.class_counts")
+            counts = torch.tensor(class_counts, dtype=torch.float32)
+            balance = counts.sum() / (len(counts) * counts)
+            self.training_criterion = nn.CrossEntropyLoss(balance, label_smoothing=label_smoothing)
         self.acc = MulticlassAccuracy(len(class_names), average="micro")
         self.confusion = MulticlassConfusionMatrix(len(class_names))
 
@@ -151,7 +163,7 @@ class MyModel(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
-        return self.criterion(self(images), targets)
+        return self.training_criterion(self(images), targets)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "val")
