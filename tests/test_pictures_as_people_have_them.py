@@ -531,6 +531,13 @@ def test_two_annotation_files_for_one_split_are_refused(detection: Reader, tmp_p
     assert "corrected.json" in detection.refuses(tmp_path)
 
 
+def test_other_formats_are_to_be_converted(detection: Reader, tmp_path: Path) -> None:
+    pictures(tmp_path / "JPEGImages", 3)
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "0.xml").write_text("<annotation></annotation>", encoding="utf-8")
+    assert "VOC" in detection.refuses(tmp_path)
+
+
 def test_categories_of_one_name_are_one_class(detection: Reader, tmp_path: Path) -> None:
     content, file = change(tmp_path)
     content["categories"][1]["name"] = "a"

@@ -86,7 +86,7 @@ def find_annotations(folder: Path) -> dict[str, Path]:
             refuse(folder, [f"there are several annotation files for {split}: keep one of {names}"])
         chosen[split] = files[0]
     if "train" not in chosen:
-        refuse(folder, ["there is no annotations.json, train.json or train/_annotations.coco.json"])
+        refuse(folder, ["there is no COCO file, such as annotations.json or train.json; convert VOC and YOLO to COCO"])
     return chosen
 
 
