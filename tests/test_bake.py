@@ -209,15 +209,23 @@ def test_requirements_are_what_the_project_imports(bake: Bake, variant: str, log
     providers = {**packages_distributions(), "mlflow": ["mlflow"]}  # several distributions share mlflow's folder
     distributions = {providers[name][0].lower().replace("_", "-") for name in imported}
     text = (project.path / "requirements.txt").read_text(encoding="utf-8")
-    requirements = [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
+    declared = tomllib.loads((project.path / "pyproject.toml").read_text(encoding="utf-8"))
+    assert text.split() == declared["project"]["dependencies"]
+    extras = declared["project"]["optional-dependencies"]
+    assert extras.keys() == {"onnx", "sweep"}
+    assert [Requirement(each).name for each in declared["dependency-groups"]["dev"]] == ["pytest", "ruff", "mypy"]
+    every = [*text.split(), *extras["onnx"], *extras["sweep"], *declared["dependency-groups"]["dev"]]
+    requirements = [Requirement(each) for each in every]
     # torch.onnx.export imports onnxscript.
-    needed = {"onnxscript"} | ({"pycocotools"} if variant == "detection" else set())  # torchmetrics imports the latter
+    needed = {"onnxscript", "ruff", "mypy"} | ({"pycocotools"} if variant == "detection" else set())  # by torchmetrics
     assert {requirement.name.lower() for requirement in requirements} == distributions | needed
     for requirement in requirements:
         assert {specifier.operator for specifier in requirement.specifier} == {">=", "<"}, requirement
         assert version(requirement.name) in requirement.specifier, "the tests run with what a project refuses"
-    for own in ("lightning>=2.6.6,<2.7", "torch>=2.10,<3", "jsonargparse[signatures]>=4.39,<5"):
-        assert own in text.splitlines()
+    readme = (project.path / "README.md").read_text(encoding="utf-8")
+    for extra, script in (("onnx", "export.py"), ("sweep", "sweep.py")):
+        for each in extras[extra]:
+            assert f'"{each}"' in readme and f'"{each}"' in (project.path / "training" / script).read_text("utf-8")
 
 
 @by_variant

@@ -289,3 +289,23 @@ def test_own_callback_is_called(bake: Bake) -> None:
     )
     uncomment(project, "training.my_callbacks.MyCallback")
     assert "my callback was here" in train(project).stdout
+
+
+@pytest.mark.parametrize(
+    "package, command",
+    [("optuna", ["training/sweep.py", "--list"]), ("onnxruntime", ["training/export.py", "--format=onnx"])],
+)
+def test_packages_that_a_command_lacks_are_named(digits: Project, package: str, command: list[str]) -> None:
+    script, *rest = command
+    code = f"""
+import runpy, sys
+sys.modules[{package!r}] = None  # as if it were not installed
+sys.path.insert(0, {str(digits.path)!r})
+sys.argv = [{script!r}, *{rest}]
+runpy.run_path({str(digits.path / script)!r}, run_name="__main__")
+"""
+    if "export" in script:
+        digits.run("training/train.py", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
+    done = digits.run("-c", code, status=1)
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert f'pip install "{package}>=' in done.stderr

@@ -3,6 +3,7 @@
 import sys
 from contextlib import redirect_stderr
 from copy import deepcopy
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +30,7 @@ class ExportCLI(CheckpointCLI):
     def add_command_options(self, parser: LightningArgumentParser) -> None:
         help_ = "state_dict, whole module by torch.save, ONNX file, or torch.export program."
         formats = Literal["weights", "model", "onnx", "pt2"]
-        parser.add_argument("--format", type=formats, default="onnx", help=help_)
+        parser.add_argument("--format", type=formats, default="weights", help=help_)
         help_ = "File to write; by default it lies beside the checkpoint."
         parser.add_argument("--output", type=Path | None, default=None, help=help_)
 
@@ -37,6 +38,8 @@ class ExportCLI(CheckpointCLI):
 def main(args: list[str] | None = None) -> None:
     cli = ExportCLI(MyModel, MyDataModule, args)
     form = cli.config.format
+    if form == "onnx" and not (find_spec("onnxruntime") and find_spec("onnxscript")):
+        raise OSError('onnx needs two more packages: pip install "onnxruntime>=1.20,<2" "onnxscript>=0.5,<1"')
     output = cli.config.output or cli.ckpt_path.with_suffix(SUFFIXES[form])
     cli.load_weights(cli.ckpt_path)
     module, example = cli.model, find_example(cli)

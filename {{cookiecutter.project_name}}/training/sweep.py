@@ -13,7 +13,10 @@ from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import optuna
+try:
+    import optuna
+except ModuleNotFoundError:
+    sys.exit('error: sweeps need two more packages: pip install "optuna>=4,<6" "scipy>=1.13,<2"')
 import yaml
 from optuna.distributions import IntDistribution
 from optuna.pruners import MedianPruner, NopPruner
