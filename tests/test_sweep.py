@@ -302,6 +302,13 @@ def test_search_shows_the_best_trial_first_and_draws_it(sweeper: Sweeper) -> Non
         assert (sweeper.folder / f"{name}.png").stat().st_size > 1000
 
 
+def test_search_of_one_setting_is_drawn(sweeper: Sweeper) -> None:
+    write_space(sweeper.project, "model.lr: [0.001, 0.01]")
+    assert "warning" not in sweeper.run("--trials", "2", "--sampler", "grid")
+    for name in ("history", "slices"):
+        assert (sweeper.folder / f"{name}.png").stat().st_size > 1000
+
+
 def test_same_command_repeats_nothing_and_more_trials_are_added(sweeper: Sweeper) -> None:
     sweeper.run("--seeds", "2")
     sweeper.run("--seeds", "2")

@@ -130,10 +130,8 @@ def draw_search(study: optuna.Study, monitor: str) -> dict[str, Figure]:
         if len(study.best_params) > 1 and len(study.get_trials(states=[TrialState.COMPLETE])) > 1:
             evaluator = PedAnovaImportanceEvaluator()
             axes["importances"] = plots.plot_param_importances(study, evaluator=evaluator, target_name=monitor)
-    figures = {name: getattr(axis, "flat", [axis])[0].figure for name, axis in axes.items()}
-    for figure in figures.values():
-        figure.set_layout_engine("constrained")  # Optuna cuts long names off
-    return figures
+            axes["importances"].figure.set_layout_engine("constrained")  # Optuna cuts long names off
+    return {name: getattr(axis, "flat", [axis])[0].figure for name, axis in axes.items()}
 
 
 def list_runs(defaults: dict[str, Any], form: str) -> None:
