@@ -149,6 +149,11 @@ def test_times_may_stand_in_any_columns(forecast: ModuleType, tmp_path: Path, he
     assert "load" in data.columns
 
 
+def test_unknown_format_of_times_is_refused(forecast: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"--data\.time_format '%Q'"):
+        series(forecast, tmp_path, list(DAYS.strftime("%Y-%m-%d")), time_format="%Q")
+
+
 def test_two_columns_of_dates_are_asked_about(forecast: ModuleType, tmp_path: Path) -> None:
     times = [f"x,{day},{day}" for day in DAYS.strftime("%Y-%m-%d")]
     with pytest.raises(OSError, match=r"begun and ended .*--data\.time"):
@@ -369,6 +374,17 @@ def test_encodings_are_found(tabular: ModuleType, tmp_path: Path, encoding: str)
     rows = [f"{i}.5,{(word, 'x')[i % 2]}" for i in range(90)]
     data = read(tabular, write(tmp_path, "\n".join([f"x,{word}", *rows]), encoding=encoding), target=word)
     assert set(data.class_names) == {word, "x"}
+
+
+def test_encoding_of_rows_to_predict_is_said(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{i}.5,{('Böe', 'Föhn')[i % 2]},{'xy'[i % 2]}" for i in range(90)]
+    data = read(tabular, write(tmp_path, "\n".join(["a,wind,kind", *rows])))
+    data.inputs = [str(write(tmp_path, "a,wind\n1,Böe\n", "new.csv", "cp1252"))]
+    data.setup("predict")
+    assert "new.csv is not UTF-8 and read as cp1252" in capsys.readouterr().err
+    assert data.predict[0][0][1].item() == 1
 
 
 def test_workbooks_are_refused_as_such(tabular: ModuleType, tmp_path: Path) -> None:

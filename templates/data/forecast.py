@@ -20,7 +20,16 @@ from statsmodels.datasets import co2
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_convert
 
-from data.tables import Header, convert_numbers, find_formats, find_forms, mask_gaps, read_table, refuse
+from data.tables import (
+    Header,
+    convert_numbers,
+    find_formats,
+    find_forms,
+    mask_gaps,
+    read_table,
+    refuse,
+    warn_of_guesses,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DAY = 24 * 3600 * 10**6  # microseconds
@@ -56,7 +65,10 @@ def parse_times(texts: pd.Series, form: str) -> pd.Series:
         numbers = pd.to_numeric(texts, errors="coerce").astype(float)
         times = pd.to_datetime(numbers, unit=EPOCHS[form], errors="coerce", utc=True)
     else:
-        times = pd.to_datetime(texts, format=form, errors="coerce", utc=True)
+        try:
+            times = pd.to_datetime(texts, format=form, errors="coerce", utc=True)
+        except ValueError as error:
+            raise OSError(f"--data.time_format {form!r} is not a format of times: {error}") from error
     return times.astype("datetime64[us, UTC]")
 
 
@@ -106,10 +118,8 @@ def find_times(frame: pd.DataFrame, given: list[str], file: Path) -> tuple[list[
     parts = {code: name for code, known in PARTS.items() for name in names if name.casefold() in known}
     if "%Y" in parts and "%m" in parts:
         if not frame[parts["%m"]].str.isdecimal().all():
-            parts = {
-                "%Y": parts.pop("%Y"),
-                "%b" if frame[parts["%m"]].str.len().max() == 3 else "%B": parts.pop("%m"),
-            } | parts
+            month = "%b" if frame[parts["%m"]].str.len().max() == 3 else "%B"
+            parts = {"%Y": parts.pop("%Y"), month: parts.pop("%m")} | parts
         return [" ".join(parts)], list(parts.values())
     return find_time_formats(frame[first]), [first]
 
@@ -384,6 +394,7 @@ class MyDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage == "predict":
             self.predict = [self._read_input(Path(file)) for file in self.inputs] or [self._last_test_window()]
+            warn_of_guesses(self.notes)
             return
         if stage == "fit":
             rank_zero_only(print)(self.report(), flush=True)

@@ -27,7 +27,17 @@ from sklearn.preprocessing import OneHotEncoder
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_convert
 
-from data.tables import Header, convert_numbers, find_formats, find_forms, find_splits, mask_gaps, read_table, refuse
+from data.tables import (
+    Header,
+    convert_numbers,
+    find_formats,
+    find_forms,
+    find_splits,
+    mask_gaps,
+    read_table,
+    refuse,
+    warn_of_guesses,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 MISSING = "(missing)"  # category of the gaps in a column of categories
@@ -296,6 +306,7 @@ class MyDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage == "predict":
             self.predict = self._read_inputs()
+            warn_of_guesses(self.notes)
             return
         if stage == "fit":
             rank_zero_only(print)(self.report(), flush=True)

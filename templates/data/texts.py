@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from data.tables import Header, Quotes, find_splits, read_table, read_text, refuse
+from data.tables import Header, Quotes, find_splits, read_table, read_text, refuse, warn_of_guesses
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCALES = {
@@ -262,6 +262,7 @@ class MyDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage == "predict":
             self.predict = self._read_inputs() if self.inputs else self._some_test_samples()
+            warn_of_guesses(self.notes)
             return
         if stage == "fit":
             rank_zero_only(print)(self.report(), flush=True)

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from charset_normalizer import from_bytes
+from lightning.pytorch.utilities import rank_zero_only
 
 SEPARATORS = {"\t": "tabs", ";": "';'", "|": "'|'", ",": "','", " ": "blanks"}  # in the order in which they are tried
 ENCODINGS = ["cp1252", "cp1251", "cp932", "gb18030", "big5", "euc_kr"]  # of files that are not UTF-8
@@ -38,6 +40,13 @@ def refuse(source: Path | None, problems: Sequence[str]) -> None:
         raise OSError("\n  ".join(lines))
 
 
+def warn_of_guesses(notes: Sequence[str]) -> None:
+    """Prints the decisions about a file to predict that an option overrides."""
+    for note in notes:
+        if "--data." in note:
+            rank_zero_only(print)(f"warning: {note}", file=sys.stderr)
+
+
 def find_encoding(data: bytes) -> str:
     """UTF-16 with a mark or a zero, else UTF-8, else cp1252 if most letters are ASCII, else the most probable one."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -49,7 +58,7 @@ def find_encoding(data: bytes) -> str:
         return "utf-8"
     except UnicodeDecodeError:
         lines = b"\n".join(line for line in data.splitlines() if not line.isascii())[:50_000]
-        few = 2 * sum(byte > 127 for byte in lines) < sum(bytes([byte]).isalpha() for byte in lines)
+        few = sum(byte > 127 for byte in lines) < sum(bytes([byte]).isalpha() for byte in lines)
         best = from_bytes(lines, cp_isolation=["cp1252"] if few else ENCODINGS).best()
         return best.encoding if best else ENCODINGS[0]
 
