@@ -18,6 +18,7 @@ ALWAYS = [
     "confusion_matrix.png",
     "learning_curves.png",
     "metrics.csv",
+    "report.html",
     "run.json",
     "test_metrics.json",
     "test_samples.png",
@@ -95,3 +96,21 @@ def test_resumed_run_stays_one_run(bake: Bake, logger: str) -> None:
     else:
         ids = {file.stem for file in (folder / "wandb").glob("offline-run-*/*.wandb")}
         assert ids == {f"run-{folder.name}"}
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb", "mlflow"])
+def test_two_processes_log_one_run(bake: Bake, logger: str) -> None:
+    project = bake(fresh=True, logger=logger, project_name=f"processes_{logger}")
+    flags = ["--trainer.max_epochs=1", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+    home = str(project.elsewhere)
+    project.run("training/train.py", *flags, WANDB_API_KEY="", HOME=home, NETRC=home + "/none")
+    (folder,) = project.runs()
+    folders = {path.name for path in (project.path / "logs").iterdir() if path.is_dir()}
+    assert folders - {"mlflow"} == {folder.name}
+    if logger == "mlflow":
+        with sqlite3.connect(folder.parent / "mlflow.db") as database:
+            assert database.execute("SELECT name FROM runs").fetchall() == [(folder.name,)]
+    elif logger == "wandb":
+        assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+    else:
+        assert logged_by_tensorboard(folder).keys() >= {"val/loss", "test/loss"}
