@@ -284,7 +284,7 @@ def convert_numbers(frame: pd.DataFrame, forms: dict[str, str]) -> list[str]:
         wrong = frame[name].notna() & ~np.isfinite(numbers)
         kind = "a number" if form in (".", ",") else f"of the form {form}"
         problems += [f"line {line}: {name!r} is '{frame[name][line]}', not {kind}" for line in frame.index[wrong]]
-        if wrong.any() and frame[name][wrong].nunique() == 1:
-            problems.append(f"if '{frame[name][wrong].iloc[0]}' stands for a gap, add it by --data.missing+=")
+        if wrong.sum() > 1 and frame[name][wrong].nunique() == 1:
+            problems.append(f"if this stands for a gap, set --data.missing+={frame[name][wrong].iloc[0]}")
         frame[name] = numbers
     return problems
