@@ -66,7 +66,7 @@ class SweepRunner:
     def start(self, name: str) -> subprocess.Popen[str]:
         """Starts the sweep and waits until it looks after trials."""
         process = subprocess.Popen(
-            [*self.command, "--name", name, *FLAGS],
+            [*self.command, "--name", name, *FLAGS, "--trainer.max_epochs=30"],  # longer than a process takes to start
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
