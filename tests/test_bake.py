@@ -32,6 +32,7 @@ FILES = [
     "training/export.py",
     "training/predict.py",
     "training/engine/__init__.py",
+    "training/engine/checkpoint_files.py",
     "training/engine/checkpoints.py",
     "training/engine/command_line.py",
     "training/engine/evaluation.py",
@@ -39,11 +40,13 @@ FILES = [
     "training/engine/interrupts.py",
     "training/engine/loops.py",
     "training/engine/metrics_file.py",
+    "training/engine/page.py",
     "training/engine/plain_values.py",
     "training/engine/processes.py",
     "training/engine/reports.py",
     "training/engine/run.py",
     "training/engine/run_folder.py",
+    "training/engine/run_record.py",
     "training/sweep.py",
     "training/sweeps/__init__.py",
     "training/sweeps/plan.py",
@@ -129,7 +132,7 @@ def size(project: Project, pattern: str) -> int:
 @by_variant
 def test_code_of_the_person_is_read_in_one_sitting(bake: Bake, variant: str) -> None:
     project = bake(variant=variant)
-    assert size(project, "data/*.py") + size(project, "models/*.py") <= (450 if variant == VARIANTS[0] else 900)
+    assert size(project, "data/*.py") + size(project, "models/*.py") <= (450 if variant == VARIANTS[0] else 1100)
     assert size(project, "training/*.py") <= 450
 
 

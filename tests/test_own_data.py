@@ -537,7 +537,8 @@ def test_file_name_cannot_leave_its_folder(detection: Variant, tmp_path: Path) -
     outside = tmp_path.parent / f"outside_{tmp_path.name}.png"
     Image.new("RGB", (96, 64)).save(outside)
     for name in (f"../../{outside.name}", str(outside)):
-        spoil(tmp_path, lambda content, name=name: content["images"][3].update(file_name=name, height=64))
+        picture = {"file_name": name, "height": 64}
+        spoil(tmp_path, lambda content, picture=picture: content["images"][3].update(picture))  # type: ignore[misc]
         assert f"{outside.name} is missing" in detection(tmp_path, status=1).stderr
 
 

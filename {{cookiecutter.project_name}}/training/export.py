@@ -47,11 +47,13 @@ def main(args: list[str] | None = None) -> None:
         module, example = cli.model.export_module()
     unchecked = output.with_name(f"unchecked-{output.name}")
     unchecked.touch()  # a folder that cannot be written is found before anything is computed
-    difference = export(module.eval(), form, unchecked, example)
-    if not difference < 1e-3:
-        unchecked.unlink()
-        raise OSError(f"{output} is not written: its outputs differ from the checkpoint's by {difference:.1e}")
-    unchecked.replace(output)
+    try:
+        difference = export(module.eval(), form, unchecked, example)
+        if not difference < 1e-3:
+            raise OSError(f"{output} is not written: its outputs differ from the checkpoint's by {difference:.1e}")
+        unchecked.replace(output)
+    finally:
+        unchecked.unlink(missing_ok=True)
     print(f"{output}\nread back, its outputs differ from the checkpoint's by {difference:.1e} at most")
 
 

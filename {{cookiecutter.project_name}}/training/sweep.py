@@ -5,11 +5,9 @@ import shlex
 import signal
 import sys
 import warnings
-from contextlib import redirect_stdout
 from datetime import datetime
-from io import StringIO
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -17,19 +15,15 @@ try:
     import optuna
 except ModuleNotFoundError:
     sys.exit('error: sweeps need two more packages: pip install "optuna>=4,<6" "scipy>=1.13,<2"')
-import yaml
-from optuna.distributions import IntDistribution
 from optuna.pruners import MedianPruner, NopPruner
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from training.engine.command_line import flag_value, refuse
 from training.engine.interrupts import run_command
-from training.engine.run_folder import LOGS, NAME
-from training.sweeps.plan import SEED, Plan, Space, list_grid, read_space, refuse_fixed
+from training.engine.run_folder import NAME
+from training.sweeps.plan import make_plan, resolve
 from training.sweeps.results import list_runs, show_results
 from training.sweeps.trials import Sweep
-from training.train import main as train
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,39 +63,6 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if flag_value("--resume", flags) is not None:
         parser.error("--resume: the same command with the same --name resumes a sweep")
     return options, [flag for flag in flags if flag != "--"]
-
-
-def resolve(flags: list[str]) -> dict[str, Any]:
-    """All settings of a run with these flags; exits with status 2 where train.py would."""
-    argv, sys.argv = sys.argv, ["train.py", *flags, "--print_config"]
-    try:
-        with redirect_stdout(StringIO()) as output:
-            train()
-    except SystemExit as end:
-        if end.code:
-            raise
-    finally:
-        sys.argv = argv
-    return dict(yaml.safe_load(output.getvalue()))
-
-
-def make_plan(options: argparse.Namespace, flags: list[str]) -> Plan:
-    """What the options and flags ask for; exits with status 2 if they cannot be used together."""
-    config = resolve(flags)
-    if not config["monitor"]:
-        refuse("--monitor null: a sweep compares trials by a metric, such as --monitor val/loss")
-    if config["trainer"]["fast_dev_run"]:
-        refuse("--trainer.fast_dev_run: a sweep needs runs; use --trainer.max_epochs 1")
-    direction = StudyDirection.MAXIMIZE if config["monitor_mode"] == "max" else StudyDirection.MINIMIZE
-    space: Space = {SEED: IntDistribution(0, 2**32 - 1)}
-    grid: list[dict[str, Any]] = [{SEED: seed} for seed in range(options.seeds or 0)]
-    if options.trials:
-        space = read_space(lambda more: resolve([*flags, *more]))
-        grid = list_grid(space) if options.sampler == "grid" else []
-    refuse_fixed(space, flags)
-    total = min(options.trials, len(grid)) if options.trials and grid else options.trials or options.seeds
-    folder = LOGS / "sweeps" / options.name
-    return Plan(folder, flags, config["monitor"], direction, total, space, grid, options.sampler)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from training.engine.files import replacing
 from training.engine.interrupts import warn
 from training.engine.plain_values import make_plain
 from training.engine.processes import agree, gather
+from training.engine.run_folder import LOGS
 
 
 class Checkpoints(Checkpoint):
@@ -85,8 +86,9 @@ class Checkpoints(Checkpoint):
 
     @property
     def run(self) -> str:
-        """Name of the run folder."""
-        return self.last.parents[1].name
+        """What `--resume` takes: the name of a run folder in logs/, the path of another."""
+        folder = self.last.parents[1]
+        return folder.name if folder.parent == LOGS else str(folder)
 
     @property
     def is_due(self) -> bool:

@@ -1,14 +1,19 @@
 """What a sweep is to train."""
 
+import argparse
 import json
 import shlex
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import optuna
+import yaml
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -21,7 +26,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from training.engine.command_line import flag_value, read_config, refuse
-from training.engine.run_folder import ROOT
+from training.engine.run_folder import LOGS, ROOT
+from training.train import main as train
 
 FILE = ROOT / "configs" / "sweep.yaml"
 SEED = "seed_everything"
@@ -132,3 +138,36 @@ class Plan:
     def command(self, params: dict[str, Any]) -> str:
         """The command that trains with some settings."""
         return shlex.join(["python", "training/train.py", *self.flags, *as_flags(params)])
+
+
+def resolve(flags: list[str]) -> dict[str, Any]:
+    """All settings of a run with these flags; exits with status 2 where train.py would."""
+    argv, sys.argv = sys.argv, ["train.py", *flags, "--print_config"]
+    try:
+        with redirect_stdout(StringIO()) as output:
+            train()
+    except SystemExit as end:
+        if end.code:
+            raise
+    finally:
+        sys.argv = argv
+    return dict(yaml.safe_load(output.getvalue()))
+
+
+def make_plan(options: argparse.Namespace, flags: list[str]) -> Plan:
+    """What the options and flags ask for; exits with status 2 if they cannot be used together."""
+    config = resolve(flags)
+    if not config["monitor"]:
+        refuse("--monitor null: a sweep compares trials by a metric, such as --monitor val/loss")
+    if config["trainer"]["fast_dev_run"]:
+        refuse("--trainer.fast_dev_run: a sweep needs runs; use --trainer.max_epochs 1")
+    direction = StudyDirection.MAXIMIZE if config["monitor_mode"] == "max" else StudyDirection.MINIMIZE
+    space: Space = {SEED: IntDistribution(0, 2**32 - 1)}
+    grid: list[dict[str, Any]] = [{SEED: seed} for seed in range(options.seeds or 0)]
+    if options.trials:
+        space = read_space(lambda more: resolve([*flags, *more]))
+        grid = list_grid(space) if options.sampler == "grid" else []
+    refuse_fixed(space, flags)
+    total = min(options.trials, len(grid)) if options.trials and grid else options.trials or options.seeds
+    folder = LOGS / "sweeps" / options.name
+    return Plan(folder, flags, config["monitor"], direction, total, space, grid, options.sampler)

@@ -123,7 +123,7 @@ def draw_search(study: optuna.Study, monitor: str) -> dict[str, Figure]:
     matplotlib.use("agg")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Optuna's plots: experimental, or all values are equal
-        axes = {
+        axes: dict[str, Any] = {
             "history": plots.plot_optimization_history(study, target_name=monitor),
             "slices": plots.plot_slice(study, target_name=monitor),
         }
