@@ -236,3 +236,17 @@ def test_fast_dev_run_writes_nothing(train: Train, variant: str) -> None:
     before = run.project.runs()
     run.project.run("training/train.py", "--trainer.fast_dev_run=true", *run.data.flags)
     assert run.project.runs() == before
+
+
+@by(["text-rnn", "text-transformer"])
+def test_checkpoint_with_a_broken_tokenizer_is_named(train: Train, variant: str) -> None:
+    run = train(variant)
+    checkpoint = torch.load(run.best, weights_only=True)
+    checkpoint["run"]["given"]["tokenizer"] = "no tokenizer"
+    file = run.best.with_name("broken.ckpt")
+    torch.save(checkpoint, file)
+    try:
+        done = run.project.run("training/predict.py", "--ckpt_path", file, status=1)
+    finally:
+        file.unlink()
+    assert done.stderr.startswith(f"error: {file} ") and done.stderr.count("\n") == 1, done.stderr

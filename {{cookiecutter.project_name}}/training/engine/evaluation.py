@@ -60,7 +60,9 @@ class CheckpointCLI(ProjectCLI):
                 raise OSError(f"{self.ckpt_path} does not fit the project: {name} has the shape {shapes}")
         try:
             return self._model_class(**arguments)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # which type depends on what the model makes of the values
             raise misfit(self.ckpt_path, error) from error
 
     def add_options(self, parser: LightningArgumentParser) -> None:
