@@ -1,6 +1,7 @@
 """Evaluating and predicting with a checkpoint."""
 
 import sys
+import warnings
 from argparse import SUPPRESS
 from math import isnan
 from pathlib import Path
@@ -50,7 +51,8 @@ class CheckpointCLI(ProjectCLI):
         """
         saved = self.checkpoint["state_dict"]
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pretrained weights, which have nowhere to go
                 weights = self._model_class(**arguments).state_dict()
         except Exception:  # a network that needs its memory to be built, or does not fit: as it is
             weights = {}
