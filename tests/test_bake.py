@@ -91,7 +91,9 @@ def test_nothing_of_the_template_is_left(bake: Bake, variant: str, logger: str) 
         assert not re.search(r"[{}]", path.name)
         if path.is_file():
             text = path.read_text(encoding="utf-8")
-            assert not re.search(r"\{\{|\{%|\{#|cookiecutter", text), path
+            assert "cookiecutter" not in text, path
+            if path.name != "page.py":  # it holds the Jinja template of report.html
+                assert not re.search(r"\{\{|\{%|\{#", text), path
             assert text == "" or (text.endswith("\n") and not text.endswith("\n\n")), path
 
 
