@@ -20,10 +20,11 @@ OUTPUT = read("{{ (cookiecutter._output_dir | default('')).encode('utf-8', 'surr
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
 # fmt: off
 PACKAGES = {
-    "conftest", "cookiecutter", "data", "faker", "filelock", "jsonargparse", "lightning", "lightning_fabric",
-    "matplotlib", "mlflow", "models", "numpy", "onnx", "onnxruntime", "onnxscript", "packaging", "pandas", "pil",
-    "pycocotools", "pytest", "pytorch_lightning", "rich", "scipy", "sklearn", "statsmodels", "tensorboard",
-    "tokenizers", "torch", "torchmetrics", "torchvision", "training", "wandb", "yaml",
+    "charset_normalizer", "conftest", "cookiecutter", "data", "faker", "filelock", "jinja2", "jsonargparse",
+    "lightning", "lightning_fabric", "matplotlib", "mlflow", "models", "numpy", "onnx", "onnxruntime", "onnxscript",
+    "optuna", "packaging", "pandas", "pil", "pycocotools", "pytest", "pytorch_lightning", "rich", "scipy",
+    "sklearn", "statsmodels", "tensorboard", "tokenizers", "torch", "torchmetrics", "torchvision", "training",
+    "wandb", "yaml",
 }
 # fmt: on
 
