@@ -1,6 +1,8 @@
 """Folders of pictures, boxes and masks as people and tools leave them: read as meant, or refused with the reason."""
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -212,6 +214,16 @@ def test_postscript_is_never_run(image_folder: Reader, tmp_path: Path) -> None:
     splits, said = image_folder(tmp_path)
     assert sum(map(len, splits.values())) == 12
     assert "drawing.png" in said and "other.eps" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has neither")
+def test_pipes_and_dangling_links_neither_hang_nor_end_a_run(image_folder: Reader, tmp_path: Path) -> None:
+    classes(tmp_path, 6)
+    os.mkfifo(tmp_path / "red" / "pipe.png")
+    (tmp_path / "red" / "link.png").symlink_to(tmp_path / "gone.png")
+    splits, said = image_folder(tmp_path)
+    assert sum(map(len, splits.values())) == 12
+    assert "link.png" in said
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".avif"])

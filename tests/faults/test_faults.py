@@ -378,3 +378,23 @@ def test_settings_of_a_run_hold_no_path_of_its_folder(train: Callable[[str], Run
     run = train("digits-cnn")
     assert str(run.folder) not in (run.folder / "config.yaml").read_text(encoding="utf-8")
     assert str(run.project.path) not in (run.folder / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_runs_that_start_at_the_same_time_have_folders_of_their_own(bake: Bake) -> None:
+    project = bake(fresh=True, project_name="simultaneous")
+    code = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(project.path)!r})
+sys.argv = ["train.py"]
+import training.engine.run_folder as run_folder
+class Clock(run_folder.datetime):
+    now = classmethod(lambda cls, *zone: cls(2030, 1, 1, tzinfo=zone[0] if zone else None))
+run_folder.datetime = Clock
+from training.train import main
+main(["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.logger=false"])
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert len(project.runs()) == 2

@@ -262,3 +262,17 @@ def test_nan_in_one_process_ends_all_with_one_sentence(bake: Bake) -> None:
     for file in (project.runs()[-1] / "checkpoints").glob("*.ckpt"):
         state = torch.load(file, weights_only=True)["state_dict"]
         assert all(weights.isfinite().all() for weights in state.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_process_ends_the_others_with_the_command_to_resume(bake: Bake) -> None:
+    runner = Runner(bake(fresh=True, project_name="bereft").path, [])
+    process = runner.start(*TWO, "--trainer.max_epochs=2000", "--model.scheduler=none", "--trainer.logger=false")
+    runner.until_fitting(process, resumed=False)
+    runner.until_file(process, runs(runner.project)[-1] / "checkpoints" / "last.ckpt")
+    (child,) = processes_of(runner.project) - {process.pid}
+    os.kill(child, signal.SIGKILL)
+    assert runner.finish(process) == 1, runner.output
+    assert "error: another process of the run has ended: resume with --resume" in runner.output
+    assert "Traceback" not in runner.output
+    wait_until_gone(runner.project)

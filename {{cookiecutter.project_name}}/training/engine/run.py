@@ -25,7 +25,17 @@ from training.engine.metrics_file import ALL_STEPS, MetricsFile
 from training.engine.plain_values import as_list, is_plain, keep_plain_hyperparameters, make_plain
 from training.engine.processes import follow_launcher, rejoin_launcher
 from training.engine.reports import LossLogger
-from training.engine.run_folder import LOGS, ROOT, discard_run, find_run, lock_run, new_run, restarted_run, time_now
+from training.engine.run_folder import (
+    LOGS,
+    ROOT,
+    discard_run,
+    find_run,
+    lock_run,
+    make_folder,
+    new_run,
+    restarted_run,
+    time_now,
+)
 from training.engine.run_record import RunRecord
 
 LENGTH = ["trainer.max_epochs", "trainer.max_steps", "trainer.max_time"]
@@ -99,7 +109,7 @@ class RunCLI(ProjectCLI):
             config.logger = None
         follow_launcher(config, self.parser)
         if not (self.resumed or self.config.trainer.fast_dev_run) and is_first_process():
-            self.run_dir.mkdir(parents=True)
+            self.run_dir = make_folder(self.run_dir)
             self.lock = lock_run(self.run_dir)
             atexit.register(discard_run, self.run_dir)
 

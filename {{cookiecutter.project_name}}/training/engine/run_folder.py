@@ -40,6 +40,16 @@ def new_run(logs: Path) -> Path:
     return logs / now.strftime(NAME)
 
 
+def make_folder(run: Path) -> Path:
+    """Makes the folder of a new run, under the next name if another run has begun in the same microsecond."""
+    try:
+        run.mkdir(parents=True)
+        return run
+    except FileExistsError:
+        begun = datetime.strptime(run.name, NAME)
+    return make_folder(run.with_name((begun + timedelta(microseconds=1)).strftime(NAME)))
+
+
 def newest_first(logs: Path) -> list[Path]:
     """The run folders in `logs`."""
     names = sorted((entry.name for entry in os.scandir(logs)), reverse=True) if logs.is_dir() else []
