@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import Bake, Run
+from conftest import Bake, Project, Run
 from data_files import digits, write_idx
 from faults.kills import Runner, load, runs
 
@@ -398,3 +398,18 @@ main(["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.lo
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert len(project.runs()) == 2
+
+
+def test_copy_of_a_project_leaves_the_first_one_alone(bake: Bake, tmp_path: Path) -> None:
+    project = bake(fresh=True, project_name="original")
+    flags = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    project.run("training/train.py", *flags)
+    (folder,) = project.runs()
+    copy = Project(Path(shutil.copytree(project.path, tmp_path / "copy")), project.elsewhere)
+    before = {file: file.stat().st_mtime_ns for file in project.path.rglob("*") if "__pycache__" not in file.parts}
+    copy.run("training/train.py", "--resume", folder.name, "--trainer.max_epochs=2")
+    copy.run("training/train.py", "--config", copy.runs()[0] / "config.yaml")
+    after = {file: file.stat().st_mtime_ns for file in project.path.rglob("*") if "__pycache__" not in file.parts}
+    assert after == before
+    assert len(copy.runs()) == 2
+    assert all(list((run / "tensorboard").glob("events.*")) for run in copy.runs())

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import Bake, Run
+from data_files import write_cifar_batches
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
 
@@ -90,3 +93,30 @@ def test_configuration_constructs_nothing_but_what_its_types_allow(bake: Bake, t
     done = bake().run("training/train.py", f"--config={file}", status=2)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_cifar_batch_of_objects_is_refused(bake: Bake, tmp_path: Path, protocol: int) -> None:
+    """NumPy would take the bytes of such an array for addresses."""
+    write_cifar_batches(tmp_path, np.zeros((60, 32, 32, 3), np.uint8), np.arange(60) % 3, 50)
+    file = tmp_path / "cifar-10-batches-py" / "data_batch_2"
+    objects = np.array([[None] * 3072] * 10, dtype=object)
+    file.write_bytes(pickle.dumps({"data": objects, "labels": [0] * 10}, protocol=protocol))
+    project = bake(variant="cifar10-resnet18")
+    done = project.run("training/train.py", f"--data.data_dir={tmp_path}", "--model.weights=null", status=1)
+    assert done.stderr.startswith(f"error: {file} ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_names_of_classes_are_drawn_as_they_are(bake: Bake, tmp_path: Path) -> None:
+    """Matplotlib takes text between dollars for formulas, and fails on a broken one."""
+    for name in ("$x^{$", r"$\\frac", "[b]"):
+        for i in range(8):
+            pixels = np.random.default_rng(i).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / name / f"{len(name)}_{i}.png")
+    project = bake(fresh=True, variant="image-folder", project_name="formulas")
+    flags = [f"--data.data_dir={tmp_path}", "--data.num_workers=0", "--trainer.max_epochs=1", "--data.image_size=32"]
+    done = project.run("training/train.py", *flags, "--trainer.limit_train_batches=1")
+    assert "not drawn" not in done.stderr, done.stderr
+    assert {"confusion_matrix.png", "learning_curves.png"} <= {file.name for file in project.runs()[0].iterdir()}
+    assert "$x^{$" in project.run("training/predict.py", "--format=csv").stdout
