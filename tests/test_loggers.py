@@ -37,8 +37,9 @@ def logged_by_tensorboard(folder: Path) -> dict[str, float]:
 def logged_by_wandb(folder: Path) -> dict[str, float]:
     """Reads the protobuf strings of a run file: a key, the tag and length of its value, and the value as JSON."""
     (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    pairs = re.findall(rb"((?:train|val|test)/(?:acc|loss|lr))\x82\x01.([0-9.e-]+)", file.read_bytes(), flags=re.DOTALL)
-    return {key.decode(): json.loads(value) for key, value in pairs}
+    content = file.read_bytes()
+    found = re.finditer(rb"((?:train|val|test)/(?:acc|loss|lr))\x82\x01(.)", content, flags=re.DOTALL)
+    return {each[1].decode(): json.loads(content[each.end() : each.end() + each[2][0]]) for each in found}
 
 
 def logged_by_mlflow(folder: Path) -> dict[str, float]:
