@@ -43,22 +43,28 @@ def read_checkpoint(file: Path | str) -> dict[str, Any]:
         raise OSError(f"{file} holds more than plain values and tensors, so it is not read ({reason})") from error
 
 
-def read_step(checkpoint: Path) -> int:
-    """The number of steps that a checkpoint holds."""
-    try:
-        return int(read_checkpoint(checkpoint)["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
-    except (KeyError, TypeError) as error:
-        raise OSError(f"{checkpoint} is not a checkpoint of this project: it lacks {error}") from error
-
-
 class SafeCheckpointIO(TorchCheckpointIO):
     """Saves checkpoints completely or not at all, and loads them without running code in them."""
+
+    def __init__(self) -> None:
+        self.kept: tuple[Path, dict[str, Any]] | None = None
+
+    def read_step(self, path: Path) -> int:
+        """The number of steps that a checkpoint holds, which is kept for `load_checkpoint`, so that it is read once."""
+        self.kept = path, self.load_checkpoint(path)
+        try:
+            return int(self.kept[1]["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+        except (KeyError, TypeError) as error:
+            raise OSError(f"{path} is not a checkpoint of this project: it lacks {error}") from error
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with replacing(Path(path)) as partial, open(partial, "wb") as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        kept, self.kept = self.kept, None
+        if kept and kept[0] == Path(path):
+            return kept[1]
         checkpoint = read_checkpoint(path)
         wrong = [name for name, kind in PARTS.items() if not isinstance(checkpoint.get(name), kind)]
         if missing := wrong or [name for name in NEVER_EMPTY if not checkpoint[name]]:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateF
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from training.engine.checkpoint_files import SafeCheckpointIO, read_step
+from training.engine.checkpoint_files import SafeCheckpointIO
 from training.engine.checkpoints import Checkpoints
 from training.engine.command_line import ProjectCLI, flag_value, read_config
 from training.engine.evaluation import make_evaluator, missing_for
@@ -69,7 +69,8 @@ class RunCLI(ProjectCLI):
             self.lock = lock_run(self.run_dir)
         last = self.run_dir / "checkpoints" / "last.ckpt"
         self.checkpoint = last if last.exists() else None
-        self.step = read_step(last) if self.checkpoint else 0
+        self.checkpoint_files = SafeCheckpointIO()
+        self.step = self.checkpoint_files.read_step(last) if self.checkpoint else 0
         self.interrupts = Interrupts()
         self.interrupts.listen()
         file = (self.run_dir if self.resumed else ROOT / "configs") / "config.yaml"
@@ -144,7 +145,7 @@ class RunCLI(ProjectCLI):
         callbacks = [each for each in as_list(config.callbacks) if not isinstance(each, unwanted)]
         metrics = MetricsFile(self.run_dir / "metrics.csv", self.step if self.resumed else ALL_STEPS)
         config.default_root_dir = str(self.run_dir)
-        config.plugins = [*as_list(config.plugins), SafeCheckpointIO()]
+        config.plugins = [*as_list(config.plugins), self.checkpoint_files]
         config.logger = [*(each for each in as_list(config.logger) if isinstance(each, Logger)), metrics]
         config.callbacks = [*callbacks, RunRecord(self), LossLogger(), self.checkpoints]
         try:
