@@ -130,6 +130,13 @@ class Sweeper:
         process.start()
         return process
 
+    def start_and_kill(self, *flags: str) -> None:
+        """Kills the command, but not its trials, once the first of these waits."""
+        process = self.start(*flags)
+        self.waiting(0)
+        process.kill()
+        process.join()
+
     def tell(self, **what: object) -> None:
         """Tells train.py what to do with a run, such as `_0001=["wait"]`, or the scores of runs in percent."""
         for score in dict(what.get("scores", {})).values():  # type: ignore[call-overload]
@@ -357,10 +364,7 @@ def test_killed_trial_is_resumed_by_the_same_command(sweeper: Sweeper) -> None:
 
 def test_trial_of_a_killed_sweep_is_awaited(sweeper: Sweeper) -> None:
     sweeper.tell(_0000=["wait"])
-    first = sweeper.start("--seeds", "2", "--jobs", "1")
-    sweeper.waiting(0)
-    first.kill()
-    first.join()
+    sweeper.start_and_kill("--seeds", "2", "--jobs", "1")
     second = sweeper.start("--seeds", "2", "--jobs", "2")
     until(lambda: states(sweeper.folder)[1:] == ["finished"])  # it has looked at the trial, too
     sweeper.go()
@@ -373,10 +377,7 @@ def test_trial_of_a_killed_sweep_is_awaited(sweeper: Sweeper) -> None:
 def test_trial_that_had_not_begun_when_its_sweep_was_killed_is_trained_once(sweeper: Sweeper) -> None:
     """Then the second sweep starts a process of its own, and one of both finds the folder in use."""
     sweeper.tell(_0000=["before"])
-    first = sweeper.start("--seeds", "1")
-    sweeper.waiting(0)
-    first.kill()
-    first.join()
+    sweeper.start_and_kill("--seeds", "1")
     (sweeper.folder / "waits-0000").unlink()
     second = sweeper.start("--seeds", "1")
     sweeper.waiting(0)
@@ -389,10 +390,7 @@ def test_trial_that_had_not_begun_when_its_sweep_was_killed_is_trained_once(swee
 
 def test_folder_of_a_trial_that_was_killed_before_it_began_is_used(sweeper: Sweeper) -> None:
     sweeper.tell(_0000=["before"])
-    first = sweeper.start("--seeds", "1")
-    sweeper.waiting(0)
-    first.kill()
-    first.join()
+    sweeper.start_and_kill("--seeds", "1")
     sweeper.go()
     until((sweeper.folder / "0000" / "test_metrics.json").exists)
     for file in (sweeper.folder / "0000").glob("*.json"):
@@ -414,10 +412,7 @@ def not_locked(file: Path) -> bool:
 
 def test_finished_trial_of_a_killed_sweep_is_not_repeated(sweeper: Sweeper) -> None:
     sweeper.tell(_0000=["wait"])
-    first = sweeper.start("--seeds", "1")
-    sweeper.waiting(0)
-    first.kill()
-    first.join()
+    sweeper.start_and_kill("--seeds", "1")
     sweeper.go()
     until((sweeper.folder / "0000" / "test_metrics.json").exists)
     sweeper.run("--seeds", "1")

@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from hashlib import sha256
 from itertools import count, repeat
 from pathlib import Path, PurePosixPath
 from statistics import median
@@ -27,7 +26,7 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from data import canvases
-from data.canvases import SIDE, SPLITS, Picture, refuse, split_of
+from data.canvases import SIDE, SPLITS, Picture, refuse, split_of, split_samples
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LISTED = 20  # classes whose boxes are counted in the output
@@ -185,25 +184,6 @@ def make_samples(
         target = make_target(clipped[inside], labels[inside], iscrowd[inside], image["id"], picture.size)
         samples.append((picture, target))
     return samples, problems, +left_out
-
-
-def split_samples(folder: Path, splits: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Moves 10% of the training pictures to "val" and 20% to "test" if these are missing; copies stay together.
-
-    Raises:
-        OSError: There are too few pictures.
-    """
-    missing = [split for split in ("val", "test") if split not in splits]
-    if missing:
-        digests = [sha256(picture.file.read_bytes()).digest() for picture, _ in splits["train"]]
-        rank = {digest: i % 10 for i, digest in enumerate(sorted(set(digests)))}
-        samples, splits = splits["train"], splits | {split: [] for split in ("train", *missing)}
-        for sample, digest in zip(samples, digests, strict=True):
-            split = {7: "val", 8: "test", 9: "test"}.get(rank[digest], "train")
-            splits[split if split in missing else "train"].append(sample)
-    if empty := [split for split in SPLITS if not splits[split]]:
-        refuse(folder, [f"no picture is left for {' and '.join(empty)}: at least 10 different pictures are needed"])
-    return splits
 
 
 class PictureDataset(Dataset):

@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from hashlib import sha256
 from itertools import repeat
 from pathlib import Path
 from statistics import median
@@ -26,7 +25,7 @@ from torchvision.transforms.v2 import Compose, RandomCrop, RandomHorizontalFlip,
 from torchvision.tv_tensors import Image, Mask
 
 from data import canvases
-from data.canvases import FORMATS, SPLITS, Picture, Size, refuse, split_of
+from data.canvases import FORMATS, SPLITS, Picture, Size, refuse, split_of, split_samples
 
 ROOT = Path(__file__).resolve().parents[1]
 IGNORED = 255  # in a mask: the pixel has no class
@@ -255,25 +254,6 @@ def check_palettes(scans: dict[Path, Scan]) -> list[str]:
     return []
 
 
-def split_pairs(folder: Path, splits: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Moves 10% of the training pictures to "val" and 20% to "test" if these are missing; copies stay together.
-
-    Raises:
-        OSError: There are too few pictures.
-    """
-    missing = [split for split in ("val", "test") if split not in splits]
-    if missing:
-        digests = [sha256(picture.file.read_bytes()).digest() for picture, _ in splits["train"]]
-        rank = {digest: i % 10 for i, digest in enumerate(sorted(set(digests)))}
-        pairs, splits = splits["train"], splits | {split: [] for split in ("train", *missing)}
-        for pair, digest in zip(pairs, digests, strict=True):
-            split = {7: "val", 8: "test", 9: "test"}.get(rank[digest], "train")
-            splits[split if split in missing else "train"].append(pair)
-    if empty := [split for split in SPLITS if not splits[split]]:
-        refuse(folder, [f"no picture is left for {' and '.join(empty)}: at least 10 different pictures are needed"])
-    return splits
-
-
 def random_crop(image: Image, mask: Mask, size: int, scale: float) -> Any:
     """Crops a square at random and resizes it. Pixels beyond the edges of the picture are black and have no class.
 
@@ -405,7 +385,7 @@ class MyDataModule(LightningDataModule):
                 self.pixels[names[index] if index < len(names) else "no class"] += count
         pictures = {picture.file: picture for picture in measured if isinstance(picture, Picture)}
         splits = {split: [(pictures[image], mask) for image, mask in part] for split, part in pairs.items()}
-        return names, split_pairs(self.data_dir, splits)
+        return names, split_samples(self.data_dir, splits)
 
     @cached_property
     def class_names(self) -> list[str]:

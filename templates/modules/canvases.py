@@ -5,9 +5,10 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from glob import glob
+from hashlib import sha256
 from os import SEEK_END
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,6 +49,25 @@ def split_of(path: Path) -> str:
     """The split that a relative path names in any case, such as "val" for labels/Valid_Set.json; empty if none."""
     words = re.findall("[a-z]+", re.sub(r"(set|data|images?|labels?|masks?)\b", " ", str(path).lower()))
     return next((split for split, names in SPLITS.items() if not {*names}.isdisjoint(words)), "")
+
+
+def split_samples(folder: Path, splits: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Moves 10% of the training pictures to "val" and 20% to "test" if these are missing; copies stay together.
+
+    Raises:
+        OSError: There are too few pictures.
+    """
+    missing = [split for split in ("val", "test") if split not in splits]
+    if missing:
+        digests = [sha256(picture.file.read_bytes()).digest() for picture, _ in splits["train"]]
+        rank = {digest: i % 10 for i, digest in enumerate(sorted(set(digests)))}
+        samples, splits = splits["train"], splits | {split: [] for split in ("train", *missing)}
+        for sample, digest in zip(samples, digests, strict=True):
+            split = {7: "val", 8: "test", 9: "test"}.get(rank[digest], "train")
+            splits[split if split in missing else "train"].append(sample)
+    if empty := [split for split in SPLITS if not splits[split]]:
+        refuse(folder, [f"no picture is left for {' and '.join(empty)}: at least 10 different pictures are needed"])
+    return splits
 
 
 def list_pictures(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,11 @@ class Runner:
         self.project, self.flags = project, flags
         self.environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
+    launcher: Sequence[str] = ()  # arguments of Python before the script
+
     def start(self, *more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-u", str(self.project / "training" / "train.py"), *more]
         return subprocess.Popen(
-            command,
+            [sys.executable, "-u", *self.launcher, str(self.project / "training" / "train.py"), *more],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -68,17 +68,7 @@ def test_splits_of_odd_sizes_and_batch_normalisation_give_the_metrics_of_one_pro
 class Launched(Runner):
     """Runs the script in two processes that torchrun starts, and starts again when one of them dies."""
 
-    def start(self, *more: str) -> subprocess.Popen[str]:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=3"]
-        return subprocess.Popen(
-            [sys.executable, "-u", *torchrun, str(self.project / "training" / "train.py"), *more],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,
-        )
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=3")
 
 
 def test_torchrun_sets_the_number_of_processes(bake: Bake) -> None:
