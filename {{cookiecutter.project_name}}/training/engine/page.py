@@ -1,10 +1,8 @@
 """The page `report.html` of a run, made from the files of its folder. It needs no other file, and no script."""
 
 import base64
-import csv
 import shlex
 from pathlib import Path
-from typing import Any
 
 import yaml
 from jinja2 import Environment
@@ -29,18 +27,16 @@ PAGE = """<!DOCTYPE html>
 <div class="wide"><table>
 {% for name, value in facts.items() %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}</table></div>
-<h2>Metrics</h2>
-{% for rows in tables if rows %}<div class="wide"><table>
-<tr>{% for name in rows[0] %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for value in row.values() %}<td{% if value is number %} class="number"{% endif %}>
-{{- "%.4f" % value if value is float else value }}</td>{% endfor %}</tr>
+<h2>Test metrics</h2>
+{% if metrics %}<div class="wide"><table>
+{% for name, value in metrics.items() %}<tr><td>{{ name }}</td><td class="number">{{ "%.4f" % value }}</td></tr>
 {% endfor %}</table></div>
-{% else %}<p>There are no metrics of a test split.</p>
-{% endfor %}
+{% else %}<p>The run has no test metrics.</p>
+{% endif %}
 <h2>Settings that differ from the defaults</h2>
 {% if changed %}<pre>{{ changed }}</pre>{% else %}<p>None.</p>{% endif %}
 <details><summary>All settings</summary><pre>{{ settings }}</pre></details>
-<h2>The same again</h2>
+<h2>Repeat this run</h2>
 <pre>{{ again }}</pre>
 <h2>Pictures</h2>
 {% for name, content in pictures.items() %}<img src="data:image/png;base64,{{ content }}" alt="{{ name }}">
@@ -49,35 +45,19 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-def read_numbers(file: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV file, with numbers as such; none if the file is missing."""
-    if not file.exists():
-        return []
-    with open(file, newline="", encoding="utf-8") as text:
-        return [{key: as_number(value) for key, value in row.items()} for row in csv.DictReader(text)]
-
-
-def as_number(value: str) -> str | float:
-    try:
-        return float(value) if "." in value else int(value)
-    except ValueError:
-        return value
-
-
 def write_page(run: Path) -> None:
     """Writes `report.html` of a run that was tested."""
     about, settings = read_json(run / "run.json"), (run / "config.yaml").read_text(encoding="utf-8")
     facts = {name: about[name] for name in ("command", "started", "ended", "seed", "python")}
     facts["git commit"] = about["git_commit"] or "none"
     packages = [f"{name} {about['packages'].get(name)}" for name in ("torch", "lightning")]
-    tested = [{"metric": name, "value": value} for name, value in read_json(run / "test_metrics.json").items()]
     pictures = {file.stem: base64.b64encode(file.read_bytes()).decode() for file in sorted(run.glob("*.png"))}
     page = Environment(autoescape=True).from_string(PAGE)
     text = page.render(
         project=ROOT.name,
         run=run.name,
         facts=facts | {"packages": ", ".join(packages)} | {f"SHA-256 of {k}": v for k, v in about["data"].items()},
-        tables=[tested, read_numbers(run / "per_class.csv")],
+        metrics=read_json(run / "test_metrics.json"),
         changed=yaml.safe_dump(about["changed"], sort_keys=False) if about["changed"] else "",
         settings=settings,
         again=f"python training/train.py --config {shlex.quote(str(run / 'config.yaml'))}",
