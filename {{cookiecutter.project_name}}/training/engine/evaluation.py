@@ -57,8 +57,9 @@ class CheckpointCLI(ProjectCLI):
         except Exception:  # a network that needs its memory to be built, or does not fit: as it is
             weights = {}
         for name, expected in weights.items():
-            if name in saved and saved[name].shape != expected.shape:
-                shapes = f"{tuple(saved[name].shape)}, not {tuple(expected.shape)}"
+            shape = getattr(saved.get(name), "shape", expected.shape)
+            if shape != expected.shape:
+                shapes = f"{tuple(shape)}, not {tuple(expected.shape)}"
                 raise OSError(f"{self.ckpt_path} does not fit the project: {name} has the shape {shapes}")
         try:
             return self._model_class(**arguments)

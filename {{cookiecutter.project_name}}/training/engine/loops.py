@@ -185,7 +185,7 @@ def install_loops(trainer: Trainer, seed: int, checkpoints: Checkpoints, interru
     trainer.fit_loop = fit_loop = FitLoop(trainer, old.min_epochs, old.max_epochs)
     fit_loop.epoch_loop = loop = EpochLoop(trainer, old.min_steps, old.max_steps)
     loop.seed, loop.checkpoints, loop.interrupts = seed, checkpoints, interrupts
-    process = trainer.strategy.process_dataloader
+    process = trainer.strategy.process_dataloader  # Lightning calls it for each loader, before workers start
 
     def process_dataloader(loader: Any) -> Any:
         _auto_add_worker_init_fn(loader, trainer.global_rank)
