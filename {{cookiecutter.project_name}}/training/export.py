@@ -46,7 +46,10 @@ def main(args: list[str] | None = None) -> None:
     if hasattr(cli.model, "export_module"):
         module, example = cli.model.export_module()
     unchecked = output.with_name(f"unchecked-{output.name}")
-    unchecked.touch()  # a folder that cannot be written is found before anything is computed
+    try:
+        unchecked.touch()
+    except OSError as error:
+        raise OSError(f"{output} cannot be written: {error.strerror}") from error
     try:
         difference = export(module.eval(), form, unchecked, example)
         if not difference < 1e-3:
