@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from training.engine.command_line import flag_value, refuse
 from training.engine.interrupts import run_command
 from training.engine.run_folder import NAME
-from training.sweeps.plan import make_plan, resolve
+from training.sweeps.plan import make_plan
 from training.sweeps.results import list_runs, show_results
 from training.sweeps.trials import Sweep
 
@@ -69,7 +69,7 @@ def main(args: list[str] | None = None) -> None:
     given = sys.argv[1:] if args is None else args
     options, flags = parse(given)
     if options.list:
-        list_runs(resolve([]), options.format)
+        list_runs(options.format)
         return
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -9,7 +9,6 @@ from typing import Any
 
 import matplotlib
 import optuna
-import yaml
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from optuna.importance import PedAnovaImportanceEvaluator
@@ -134,11 +133,10 @@ def draw_search(study: optuna.Study, monitor: str) -> dict[str, Figure]:
     return {name: getattr(axis, "flat", [axis])[0].figure for name, axis in axes.items()}
 
 
-def list_runs(defaults: dict[str, Any], form: str) -> None:
+def list_runs(form: str) -> None:
     """Prints all runs and sweeps, the newest first, with their metrics on the test split.
 
     Args:
-        defaults: The settings of configs/config.yaml; those of a run that differ are listed.
         form: "table", "csv" or "json".
     """
     patterns = ("*/run.json", "sweeps/*/*/run.json", "sweeps/*/sweep.json")
@@ -150,7 +148,7 @@ def list_runs(defaults: dict[str, Any], form: str) -> None:
         state = state_of_sweep(folder) if is_sweep else state_of_run(folder)
         row = {"run": folder.relative_to(LOGS).as_posix(), "state": state}
         rows.append(row | read_json(folder / "test_metrics.json"))
-        settings.append(" ".join(read_json(file).get("flags", [])) if is_sweep else describe_changes(folder, defaults))
+        settings.append(" ".join(read_json(file).get("flags", [])) if is_sweep else describe_changes(folder))
     if not rows:
         print(f"no runs in {LOGS}")
         return
@@ -181,11 +179,9 @@ def state_of_sweep(folder: Path) -> str:
     return "finished" if "finished" in states else "failed"
 
 
-def describe_changes(run: Path, defaults: dict[str, Any]) -> str:
+def describe_changes(run: Path) -> str:
     """The settings of a run that differ from the defaults."""
-    file, usual = run / "config.yaml", flatten(defaults)
-    config = flatten(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.exists() else {}
-    changed = {key: value for key, value in config.items() if value != usual.get(key)}
+    changed = flatten(read_json(run / "run.json").get("changed", {}))
     return " ".join(f"{key}={value}" for key, value in as_text(changed).items())
 
 
