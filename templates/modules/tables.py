@@ -184,7 +184,7 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     repeated = {name for name in names if name and names.count(name) > 1}
     refuse(file, [f"several columns are named {name!r}: rename them" for name in sorted(repeated.intersection(named))])
     if repeated:
-        notes.append(f"of columns named {' or '.join(sorted(repeated))}, all but the first one have got a number")
+        notes.append(f"of columns named {' or '.join(sorted(repeated))}, all but the first are numbered")
     names = name_columns(names, {len(row) for row in rows.values()})
     rows = {line: row if any(row[len(names) :]) else row[: len(names)] for line, row in rows.items()}
     wrong = [(line, len(row)) for line, row in rows.items() if len(row) != len(names)]
