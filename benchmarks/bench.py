@@ -99,7 +99,7 @@ class Bench:
         return seconds, done.stdout
 
     def timed(self, *arguments: object, threads: int = 1) -> dict[str, Any]:
-        """What `timed.py` says of a program, what it printed, and the rows of `metrics.csv` if it is a project's."""
+        """Return the measurements of `timed.py`, the program's output, and the rows of a project's `metrics.csv`."""
         file = self.folder / "timed.json"
         _, printed = self.python(HERE / "timed.py", file, *arguments, threads=threads)
         run = json.loads(file.read_text(encoding="utf-8")) | {"printed": printed}

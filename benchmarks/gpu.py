@@ -40,7 +40,7 @@ class GPUBench(Bench):
 
 
 def busy(result: str, script: str, *arguments: str) -> None:
-    """Runs a script and writes the seconds that the GPU worked for it, copies included."""
+    """Run a script and write the seconds that the GPU worked for it, copies included."""
     sys.argv = [script, *arguments]
     used = ProfilerActivity.CUDA if torch.cuda.is_available() else ProfilerActivity.CPU
     with profile(activities=[used]) as profiler:
@@ -52,7 +52,7 @@ def busy(result: str, script: str, *arguments: str) -> None:
 
 
 def bare_resnet(device: str, batch_size: str, steps: str) -> None:
-    """Prints the pictures a second that ResNet-18 trains on, with one batch again and again."""
+    """Print the pictures a second that ResNet-18 trains on, with one batch again and again."""
     network = resnet18(num_classes=10).to(device, memory_format=torch.channels_last)
     network.compile()
     images = torch.randn(int(batch_size), 3, 224, 224, device=device).to(memory_format=torch.channels_last)

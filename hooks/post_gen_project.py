@@ -1,6 +1,6 @@
-"""Says what to type next."""
+"""Print the next commands."""
 
-# The name is one that hooks/pre_gen_project.py lets pass, so that it needs no quoting.
+# hooks/pre_gen_project.py allows only names that need no quoting.
 print("cd {{ cookiecutter.project_name }}")
 print("pip install -r requirements.txt")
 print("python training/train.py")

@@ -1,4 +1,4 @@
-"""Refuses, in one sentence, answers that no working project can be made of."""
+"""Refuse answers from which no working project can be made, in one sentence."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import unicodedata
 
 
 def read(digits: str) -> str:
-    """Text whose bytes are written as hexadecimal digits, so that whatever it holds, this file is Python."""
+    """Decode text from hexadecimal digits, so that this file is valid Python with any answer."""
     return bytes.fromhex(digits).decode("utf-8", "surrogatepass")
 
 
@@ -15,7 +15,7 @@ TEXTS = {
     "description": read("{{ cookiecutter.description.encode('utf-8', 'surrogatepass').hex() }}"),
     "author": read("{{ cookiecutter.author.encode('utf-8', 'surrogatepass').hex() }}"),
 }
-# Cruft does not say where it bakes.
+# Cruft does not name its output folder.
 OUTPUT = read("{{ (cookiecutter._output_dir | default('')).encode('utf-8', 'surrogatepass').hex() }}")
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
 # fmt: off
@@ -30,27 +30,27 @@ PACKAGES = {
 
 
 def problem() -> str | None:
-    """What is wrong with the answers, and what would be right."""
+    """Return an error in the answers, and how to correct it."""
     portable = NAME.isascii() and NAME.replace("-", "_").isidentifier() and len(NAME) <= 64
     if not portable or NAME.startswith("-"):
         return (
-            f"project_name {NAME!r} is no portable folder name: take 1 to 64 letters, digits, '_' and '-', "
-            "of which the first is a letter or '_'"
+            f"project_name {NAME!r} is not a portable folder name: use 1 to 64 letters, digits, '_' and '-', "
+            "starting with a letter or '_'"
         )
     if NAME.lower() in DEVICES:
-        return f"project_name {NAME!r} is the name of a device on Windows: take another"
+        return f"project_name {NAME!r} is the name of a device on Windows: use another one"
     if NAME.lower() in PACKAGES | {module.lower() for module in sys.stdlib_module_names}:
-        return f"project_name {NAME!r} would shadow the Python package of that name: take another"
+        return f"project_name {NAME!r} would shadow the Python package of that name: use another one"
     for question, text in TEXTS.items():
         # White space is collapsed when it is rendered; other control characters fit into neither TOML nor YAML.
         for character in "".join(text.split()):
             if unicodedata.category(character) in ("Cc", "Cs"):
-                return f"{question} holds the control character {character!r}: leave it out"
+                return f"{question} contains the control character {character!r}: remove it"
     return None
 
 
 if message := problem():
-    # Cookiecutter removes the innermost folder alone of a name like a/b; rmdir takes empty ones only.
+    # Cookiecutter removes only the innermost folder of a name like a/b; rmdir removes only empty ones.
     from contextlib import suppress
     from pathlib import Path
 

@@ -30,7 +30,7 @@ class Project:
     elsewhere: Path
 
     def run(self, *command: str | Path, status: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs `python COMMAND`, a script of the project from a folder that is not, and asserts its exit status.
+        """Run `python COMMAND`, a script of the project, from a folder outside of it, and assert its exit status.
 
         The process has imported PyTorch and Lightning already.
         """
@@ -73,7 +73,7 @@ class Project:
         return done
 
     def module(self, name: str, *rest: str) -> subprocess.CompletedProcess[str]:
-        """Runs `python -m NAME` in the project's folder."""
+        """Run `python -m NAME` in the project's folder."""
         return self.run_fresh("-m", name, *rest)
 
     def runs(self) -> list[Path]:
@@ -99,7 +99,7 @@ class Run:
 
 @pytest.fixture(scope="session")
 def bake(cookies_session, tmp_path_factory: pytest.TempPathFactory) -> Bake:
-    """Bakes a project; the same answers give the same project unless it is to be `fresh`."""
+    """Bake a project, or return the one with the same answers unless it must be `fresh`."""
     baked: dict[str, Project] = {}
 
     def bake(fresh: bool = False, **answers: str) -> Project:
@@ -118,7 +118,7 @@ def bake(cookies_session, tmp_path_factory: pytest.TempPathFactory) -> Bake:
 
 @pytest.fixture(scope="session")
 def train(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """Trains a variant on learnable data that was written in the variant's own format."""
+    """Train a variant on learnable data in the variant's own format."""
     trained: dict[str, Run] = {}
 
     def train(variant: str) -> Run:
@@ -134,7 +134,7 @@ def train(bake: Bake, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 
 
 def by(variants: list[str]) -> Callable[[Callable], Callable]:
-    """Runs a test once a variant; those of one variant share a process, so that it is trained once."""
+    """Run a test once for each variant; tests of one variant share a process, so that it is trained once."""
     cases = [pytest.param(variant, id=variant, marks=pytest.mark.xdist_group(variant)) for variant in variants]
     return pytest.mark.parametrize("variant", cases)
 

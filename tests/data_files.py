@@ -38,7 +38,7 @@ def digits(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_idx(folder: Path, pictures: np.ndarray, targets: np.ndarray, train: int = TRAIN) -> None:
-    """Writes the four IDX files of MNIST and its kin: http://yann.lecun.com/exdb/mnist/"""
+    """Write the four IDX files of MNIST and similar data sets: http://yann.lecun.com/exdb/mnist/"""
     folder.mkdir(parents=True)
     for name, part in (("train", slice(train)), ("t10k", slice(train, None))):
         images, labels = pictures[part], targets[part]
@@ -73,7 +73,7 @@ def coloured(pictures: np.ndarray) -> np.ndarray:
 
 
 def write_cifar_batches(folder: Path, pictures: np.ndarray, targets: np.ndarray, train: int) -> None:
-    """Writes pictures (N, 32, 32, 3) as the pickled batches of https://www.cs.toronto.edu/~kriz/cifar.html"""
+    """Write pictures (N, 32, 32, 3) as the pickled batches of https://www.cs.toronto.edu/~kriz/cifar.html"""
     rows = pictures.transpose(0, 3, 1, 2).reshape(len(pictures), -1)
     batches = folder / "cifar-10-batches-py"
     batches.mkdir()

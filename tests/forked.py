@@ -39,7 +39,7 @@ CONTEXT.set_forkserver_preload(PACKAGES)
 
 
 def run(script: str, arguments: list[str], folder: Path, environment: dict[str, str], output: Path) -> int:
-    """Runs `python SCRIPT ARGUMENTS` in a folder, with its output in two files; returns the exit status.
+    """Run `python SCRIPT ARGUMENTS` in a folder, with its output in two files; return the exit status.
 
     Args:
         script: Path of a script, or "-c" with the code as the first argument.

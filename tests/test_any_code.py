@@ -1,4 +1,4 @@
-"""Whatever classes a person pastes into a project train, are tested, survive a kill, and can be evaluated and saved."""
+"""Any Lightning classes that are pasted into a project train, are tested, survive a kill, and can be evaluated."""
 
 import csv
 import json
@@ -213,7 +213,7 @@ SETTINGS = {
 
 
 def fill(project: Project, model: str, data: str) -> None:
-    """Replaces both classes, as a person does, and writes a config that fits them."""
+    """Replace both classes, as a person does, and write a config that fits them."""
     (project.path / "models" / "my_model.py").write_text(model, encoding="utf-8")
     (project.path / "data" / "data_module.py").write_text(data, encoding="utf-8")
     (project.path / "training" / "my_callbacks.py").write_text(CALLBACKS, encoding="utf-8")
@@ -226,7 +226,7 @@ def fill(project: Project, model: str, data: str) -> None:
 
 @pytest.fixture
 def paste(bake: Bake, tmp_path: Path) -> Paste:
-    """Bakes a project and pastes two classes into it: plain ones, of which `model` and `data` change a part."""
+    """Bake a project and paste two plain classes into it, parts of which `model` and `data` change."""
 
     def paste(model: str = "pass", data: str = "pass", folder: str = "project") -> Project:
         project = Project(tmp_path / folder / "my_project", tmp_path / "elsewhere")
@@ -284,7 +284,7 @@ def sentence(stderr: str) -> str:
 
 
 def assert_trained(project: Project, *flags: str, number: int = 2 * STEPS) -> Path:
-    """Trains and tests; returns the run folder."""
+    """Train and test; return the run folder."""
     project.run(TRAIN, *flags)
     run = project.runs()[-1]
     assert steps(run) == number

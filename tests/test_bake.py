@@ -1,4 +1,4 @@
-"""What every baked project is, before it runs: complete, small, plain and clean."""
+"""Every baked project is complete, small, plain and clean."""
 
 import ast
 import re

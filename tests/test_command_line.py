@@ -1,4 +1,4 @@
-"""What the command line takes, and what it refuses before anything starts."""
+"""The command line accepts every option, and refuses mistakes before anything starts."""
 
 import re
 import subprocess
@@ -30,7 +30,7 @@ def newest(project: Project) -> Path:
 
 
 def uncomment(project: Project, name: str) -> None:
-    """Switches a callback of the config on, as a person would in an editor."""
+    """Switch a callback of the config on, as a person would in an editor."""
     config = project.path / "configs" / "config.yaml"
     lines = config.read_text(encoding="utf-8").splitlines()
     first = lines.index(f"    # - class_path: {name}")

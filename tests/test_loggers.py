@@ -35,7 +35,7 @@ def logged_by_tensorboard(folder: Path) -> dict[str, float]:
 
 
 def logged_by_wandb(folder: Path) -> dict[str, float]:
-    """Reads the protobuf strings of a run file: a key, the tag and length of its value, and the value as JSON."""
+    """Read the protobuf strings of a run file: a key, the tag and length of its value, and the value as JSON."""
     (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
     content = file.read_bytes()
     found = re.finditer(rb"((?:train|val|test)/(?:acc|loss|lr))\x82\x01(.)", content, flags=re.DOTALL)
@@ -51,7 +51,7 @@ READERS = {"tensorboard": logged_by_tensorboard, "wandb": logged_by_wandb, "mlfl
 
 
 def train(project: Project) -> Path:
-    """Trains offline with no account at hand, and returns the run's folder."""
+    """Train offline without an account, and return the run's folder."""
     home = str(project.elsewhere)
     done = project.run("training/train.py", "--trainer.max_epochs=2", WANDB_API_KEY="", HOME=home, NETRC=home + "/none")
     assert done.stderr == ""

@@ -1,4 +1,4 @@
-"""What people's own files may be like, and what is said of files that cannot be used."""
+"""Data files of one's own are read, and errors in them are reported before training."""
 
 import csv
 import json
@@ -32,12 +32,12 @@ class Variant:
         return self.project.run(script, *arguments, status=status)
 
     def __call__(self, source: Path, *flags: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        """Trains a step on a file or folder."""
+        """Train a step on a file or folder."""
         return self.run("train", f"{self.flag}={source}", *QUICK, *flags, status=status)
 
 
 def problems(done: subprocess.CompletedProcess[str], source: Path) -> list[str]:
-    """What was said to be wrong with a source; nothing else was said, and nothing was run."""
+    """Return the reported errors of a source; assert that nothing else was printed, and nothing was run."""
     first, *rest = done.stderr.splitlines()
     assert first == f"error: {source} has errors:"
     assert all(line.startswith("  ") for line in rest)

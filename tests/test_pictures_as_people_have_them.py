@@ -37,7 +37,7 @@ class Reader:
         self.project, self.code = project, READ.replace("    EXTRA", extra)
 
     def __call__(self, folder: Path, **options: Any) -> tuple[Any, str]:
-        """What was read, and what was said about it before training."""
+        """The samples that were read, and the text that was printed about them before training."""
         done = self.project.run("-c", self.code, json.dumps({"data_dir": str(folder), **options}))
         said, last = done.stdout.rstrip("\n").rsplit("\n", 1)
         return json.loads(last), said + "\n" + done.stderr
@@ -50,7 +50,7 @@ class Reader:
 
 
 def picture(file: Path, number: int = 0, size: tuple[int, int] = (12, 10), **options: Any) -> Path:
-    """Writes noise, which differs from number to number."""
+    """Write noise that differs by number."""
     file.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, **options)
@@ -58,7 +58,7 @@ def picture(file: Path, number: int = 0, size: tuple[int, int] = (12, 10), **opt
 
 
 def pictures(folder: Path, count: int, suffix: str = ".png") -> list[Path]:
-    """Writes pictures that differ from each other and from those of other folders."""
+    """Write pictures that differ from each other and from those of other folders."""
     first = sum(map(ord, str(folder))) * 1000
     return [picture(folder / f"{i}{suffix}", first + i) for i in range(count)]
 

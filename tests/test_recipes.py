@@ -116,12 +116,12 @@ class Cooked:
         return [(image.height, image.width) for image in events.Images(tag)]
 
     def python(self, code: str) -> str:
-        """What code prints that runs in the project's folder."""
+        """Return the output of code that runs in the project's folder."""
         return self.project.run("-c", code).stdout
 
 
 def apply(recipe: Recipe, project: Project, names: dict[str, str]) -> None:
-    """Makes the edits of a recipe with some names replaced; ruff must find no error in the files."""
+    """Make the edits of a recipe with some names replaced; ruff must find no error in the files."""
     for name, in_class, code in recipe.edits:
         file = project.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ Cook = Callable[..., Cooked]
 
 
 def recipe(title: str) -> Callable[[Callable], Callable]:
-    """Gives a test the recipe of this title."""
+    """Pass the recipe with this title to a test."""
     TESTED.add(title)
     parametrized = pytest.mark.parametrize("title", [title], ids=[title.lower().replace(" ", "-")])
     return lambda test: pytest.mark.slow(parametrized(test))
@@ -151,7 +151,7 @@ def recipe(title: str) -> Callable[[Callable], Callable]:
 
 @pytest.fixture
 def cook(bake: Bake, title: str, monkeypatch: pytest.MonkeyPatch) -> Cook:
-    """Applies the recipe of the test, `after` another one, and runs the page's commands, train.py with more flags."""
+    """Apply the recipe of the test, `after` another one, and run the page's commands, train.py with more flags."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def cook(

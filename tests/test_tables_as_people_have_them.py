@@ -1,4 +1,4 @@
-"""What tables, texts and series may look like, and what they are taken for."""
+"""Tables, texts and series in the forms that other programs write are read correctly."""
 
 import json
 import sys

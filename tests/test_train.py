@@ -1,4 +1,4 @@
-"""What a person gets from a baked project: every variant learns, and every command tells the same story."""
+"""Every variant of a baked project learns, and all commands give the same numbers."""
 
 import base64
 import csv

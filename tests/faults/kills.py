@@ -19,7 +19,7 @@ RESUMED = "resuming"  # what train.py prints before a resumed run trains
 
 @dataclass
 class Report:
-    """What came of the kills."""
+    """The counts of kills and of their results."""
 
     kills: int = 0
     resumes: int = 0
@@ -103,7 +103,7 @@ class Runner:
         )
 
     def until_fitting(self, process: subprocess.Popen[str], resumed: bool) -> None:
-        """Waits until training begins: a new run has a folder then, a resumed one says that it goes on."""
+        """Wait until training begins: a new run then has a folder, a resumed one prints that it is resumed."""
         assert process.stdout is not None
         self.output = ""
         before = len(runs(self.project))
@@ -115,12 +115,12 @@ class Runner:
                 break
 
     def until_file(self, process: subprocess.Popen[str], file: Path) -> None:
-        """Waits until a file is there, or the process has ended."""
+        """Wait until a file exists, or the process has exited."""
         while process.poll() is None and not file.exists():
             time.sleep(0.01)
 
     def to_the_end(self, *flags: str) -> int:
-        """Runs the script without disturbing it; returns its exit status, and keeps how long it trained."""
+        """Run the script without disturbing it; return its exit status, and keep the duration of training."""
         process = self.start(*flags)
         self.until_fitting(process, "--resume" in flags)
         begun = time.monotonic()
@@ -134,7 +134,7 @@ class Runner:
         return process.wait()
 
     def killed(self, delay: float, number: int, *more: str) -> bool:
-        """Sends a signal `delay` seconds after training began; whether it came before the end."""
+        """Send a signal `delay` seconds after training began; return whether it arrived before the end."""
         process = self.start(*more)
         self.until_fitting(process, "--resume" in more)
         reader = threading.Thread(target=self.finish, args=[process])

@@ -1,4 +1,4 @@
-"""What goes wrong outside of a run ends it with one sentence, the right exit status, and the last checkpoint intact."""
+"""A fault outside of a run ends it with one sentence, the right exit status, and the last checkpoint intact."""
 
 import os
 import resource
@@ -55,7 +55,7 @@ def sentence(runner: Runner) -> str:
 
 
 def disturbed(runner: Runner, disturb: Callable[[int, Path], object], *flags: str) -> tuple[int, Path]:
-    """Disturbs a run as soon as it has a checkpoint; returns its exit status and its folder."""
+    """Disturb a run as soon as it has a checkpoint; return its exit status and its folder."""
     process = runner.start(*LONG, *flags)
     runner.until_fitting(process, resumed=False)
     folder = runs(runner.project)[-1]
@@ -161,7 +161,7 @@ def test_run_that_would_train_nothing_says_so(runner: Runner) -> None:
 
 def test_worker_that_dies_is_told_from_a_fault_of_the_code(folders: Runner, pictures: Path) -> None:
     def kill_worker(pid: int, folder: Path) -> None:
-        """Kills workers until the run ends, as one that has done its share of an epoch is not missed."""
+        """Kill workers until the run ends, because a worker that has finished its share of an epoch is not missed."""
         task = Path(f"/proc/{pid}/task/{pid}")
         while task.exists() and "\nState:\tZ" not in (task / "status").read_text():
             for child in (task / "children").read_text().split():

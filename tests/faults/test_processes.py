@@ -263,6 +263,6 @@ def test_killed_process_ends_the_others_with_the_command_to_resume(bake: Bake) -
     (child,) = processes_of(runner.project) - {process.pid}
     os.kill(child, signal.SIGKILL)
     assert runner.finish(process) == 1, runner.output
-    assert "error: another process of the run has ended: resume with --resume" in runner.output
+    assert "error: another process of the run has exited: resume with --resume" in runner.output
     assert "Traceback" not in runner.output
     wait_until_gone(runner.project)

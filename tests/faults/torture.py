@@ -64,7 +64,7 @@ class SweepRunner:
         return self.project / "logs" / "sweeps" / name
 
     def start(self, name: str) -> subprocess.Popen[str]:
-        """Starts the sweep and waits until it looks after trials."""
+        """Start the sweep and wait until its trials run."""
         process = subprocess.Popen(
             [*self.command, "--name", name, *FLAGS, "--trainer.max_epochs=30"],  # longer than a process takes to start
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -79,7 +79,7 @@ class SweepRunner:
         return process
 
     def to_the_end(self, name: str) -> float:
-        """Runs the sweep until it is finished; returns the seconds that this took."""
+        """Run the sweep until it is finished; return the seconds that this took."""
         process = self.start(name)
         begun = time.monotonic()
         output, _ = process.communicate()
@@ -88,7 +88,7 @@ class SweepRunner:
         return time.monotonic() - begun
 
     def kill(self, name: str, sweeps: list[subprocess.Popen[str]], what: str) -> None:
-        """Sends SIGKILL to the sweep processes, to the trials, or to both."""
+        """Send SIGKILL to the sweep processes, to the trials, or to both."""
         if what != "trials":
             for sweep in sweeps:
                 sweep.kill()
@@ -115,7 +115,7 @@ class SweepRunner:
 
 
 def torture_sweeps(project: Path, kills: int, rng: random.Random) -> Counter[str]:
-    """Kills sweeps at random instants, one or two processes of each at a time; returns the counts."""
+    """Kill sweeps at random instants, one or two processes of each at a time; return the counts."""
     runner, total = SweepRunner(project), Counter[str]()
     seconds = runner.to_the_end("reference")
     while total["kills"] < kills:

@@ -1,4 +1,4 @@
-"""What any model and data module of this project promise. Runs offline, in seconds, on the CPU.
+"""Tests that any model and data module of this project should pass. They run offline, in seconds, on the CPU.
 
 If your data need other flags to be read, change `flags` in tests/conftest.py.
 """
@@ -20,7 +20,7 @@ ON_CPU = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.call
 
 @pytest.fixture(autouse=True)
 def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keeps the runs of the tests out of the project's own logs."""
+    """Keep the runs of the tests out of the project's own logs."""
     monkeypatch.setattr("training.engine.run.LOGS", tmp_path)
     monkeypatch.setattr("training.engine.evaluation.LOGS", tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])

@@ -1,1 +1,1 @@
-"""What the commands share. It is given the project's classes and imports nothing of `data` or `models`."""
+"""Code that the commands share. They pass the project's classes in; nothing of `data` or `models` is imported."""

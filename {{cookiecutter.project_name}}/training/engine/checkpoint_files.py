@@ -1,4 +1,4 @@
-"""Checkpoint files: written completely, read without running code, and refused by name where they do not fit."""
+"""Checkpoint files: written completely, read without running code, and named in the error if they do not fit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ NEVER_EMPTY = ["state_dict", "loops", "callbacks", "random", "run"]
 
 
 def read_checkpoint(file: Path | str) -> dict[str, Any]:
-    """Reads a checkpoint of plain values and tensors; code in it is not run, and checksums are verified.
+    """Read a checkpoint of plain values and tensors; code in it is not run, and checksums are verified.
 
     Raises:
         OSError: The file is missing, damaged, or holds more than plain values and tensors.
@@ -50,7 +50,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         self.kept: tuple[Path, dict[str, Any]] | None = None
 
     def read_step(self, path: Path) -> int:
-        """The number of steps that a checkpoint holds, which is kept for `load_checkpoint`, so that it is read once."""
+        """Return the number of steps of a checkpoint, which is kept for `load_checkpoint` so that it is read once."""
         self.kept = path, self.load_checkpoint(path)
         try:
             return int(self.kept[1]["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
@@ -77,22 +77,22 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 @contextmanager
 def naming(checkpoint: Path | None) -> Iterator[None]:
-    """Names a checkpoint that Lightning cannot restore.
+    """Name the checkpoint in the error if Lightning cannot restore it.
 
     Raises:
-        OSError: Something in it does not fit the model, the optimizers, the callbacks or the loops.
+        OSError: Part of it does not fit the model, the optimizers, the callbacks or the loops.
     """
     try:
         yield
     except (OSError, MisconfigurationException):
         raise
-    except Exception as error:  # which type depends on what does not fit
+    except Exception as error:  # the type depends on the part that does not fit
         if not any(frame.filename.endswith("checkpoint_connector.py") for frame in extract_tb(error.__traceback__)):
             raise
         raise misfit(checkpoint, error) from error
 
 
 def misfit(checkpoint: Path | None, error: Exception) -> OSError:
-    """The error for a checkpoint that does not fit the project."""
+    """Return the error for a checkpoint that does not fit the project."""
     reason = " ".join(str(error).split())[:300]
     return OSError(f"{checkpoint} does not fit the project: {type(error).__name__}: {reason}")

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: those of its best epoch and of its last step or epoch."""
+"""The two checkpoints of a run: that of its best epoch and that of its last step or epoch."""
 
 import shutil
 import time
@@ -20,7 +20,7 @@ from training.engine.run_folder import LOGS
 
 
 class Checkpoints(Checkpoint):
-    """Keeps `best.ckpt` and `last.ckpt`. The training loop calls it where a step or an epoch is complete.
+    """Saves `best.ckpt` and `last.ckpt`. The training loop calls it when a step or an epoch is complete.
 
     Args:
         folder: Folder for both files.
@@ -86,13 +86,13 @@ class Checkpoints(Checkpoint):
 
     @property
     def run(self) -> str:
-        """What `--resume` takes: the name of a run folder in logs/, the path of another."""
+        """Value for `--resume`: the name of a run folder in logs/, or the path of another one."""
         folder = self.last.parents[1]
         return folder.name if folder.parent == LOGS else str(folder)
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for a checkpoint within the epoch."""
+        """Whether a checkpoint within the epoch is due."""
         return time.monotonic() - self.saved_at >= 60 * self.minutes
 
     def save_last(self, trainer: Trainer) -> None:
@@ -100,7 +100,7 @@ class Checkpoints(Checkpoint):
         self.saved_at = time.monotonic()
 
     def keep_best(self, trainer: Trainer) -> None:
-        """Saves `best.ckpt` if the monitored metric has improved.
+        """Save `best.ckpt` if the monitored metric has improved.
 
         Raises:
             FloatingPointError: The validation loss is NaN or infinite.
@@ -121,7 +121,7 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.best)
 
     def finish(self, trainer: Trainer) -> None:
-        """Makes the last epoch the best one if the monitored metric was never logged."""
+        """Make the last epoch the best one if the monitored metric was never logged."""
         if self.best_score is None and self.last.exists() and trainer.is_global_zero:
             self._warn_of_missing_metric(trainer)
             with replacing(self.best) as partial:
@@ -132,7 +132,7 @@ class Checkpoints(Checkpoint):
         if self.monitor and self.monitor not in logged and trainer.is_global_zero and not self.warned:
             self.warned = True
             names = ", ".join(logged) or "none"
-            warn(f"no metric is logged as {self.monitor!r}, so best.ckpt is the last epoch; --monitor takes: {names}")
+            warn(f"no metric is named {self.monitor!r}, so best.ckpt is the last epoch; choose --monitor from: {names}")
 
     def _save(self, trainer: Trainer, file: Path) -> None:
         if trainer.fast_dev_run:

@@ -1,4 +1,4 @@
-"""The command line: `configs/config.yaml` and flags in; data module, model and trainer out."""
+"""The command line: makes data module, model and trainer from `configs/config.yaml` and flags."""
 
 import sys
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from training.engine.checkpoint_files import SafeCheckpointIO, misfit, naming
 
 
 def refuse(message: str) -> NoReturn:
-    """Prints what is wrong with options as one line and exits with status 2."""
+    """Print an error in the options as one line and exit with status 2."""
     print("error:", " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 
 class Parser(LightningArgumentParser):
-    """Takes no abbreviated flags, and prints an error as one line."""
+    """A parser that refuses abbreviated flags, and prints an error as one line."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
@@ -32,7 +32,7 @@ class Parser(LightningArgumentParser):
         refuse(f"{message} (--help lists all options)")
 
     def take_defaults(self, content: dict[str, Any], source: Path) -> None:
-        """Takes the values of a config file as defaults; an empty section keeps those of the code."""
+        """Use the values of a config file as defaults; an empty section keeps the defaults of the code."""
         for section in ("trainer", "model", "data"):
             values = content.pop(section, None) or {}
             if not isinstance(values, dict):
@@ -46,7 +46,7 @@ class Parser(LightningArgumentParser):
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The options of a config file; exits with status 2 if it holds none."""
+    """Read the options of a config file; exit with status 2 if it holds anything else."""
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
@@ -57,7 +57,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def flag_value(flag: str, args: list[str]) -> str | None:
-    """The value of a flag; "" if the flag has no value, None if there is no such flag."""
+    """Return the value of a flag; "" if the flag has no value, None if there is no such flag."""
     for arg, following in zip(args, [*args, "-"][1:], strict=True):
         if arg == flag:
             return "" if following.startswith("-") else following
@@ -67,14 +67,14 @@ def flag_value(flag: str, args: list[str]) -> str | None:
 
 
 class ProjectCLI(LightningCLI):
-    """What all commands have in common.
+    """The common part of all commands.
 
     Args:
         model_class: The project's LightningModule.
         data_class: The project's LightningDataModule.
-        args: Arguments; None takes those of the command line.
-        defaults: Values of options, as a config file holds them, and the file that they come from.
-        given: Values of the parameters of the model that the data module provides, from a checkpoint.
+        args: Arguments; None for those of the command line.
+        defaults: Values of options, as in a config file, and the file that they come from.
+        given: Values of model parameters that the data module provides, as saved in a checkpoint.
     """
 
     description = ""
@@ -92,8 +92,8 @@ class ProjectCLI(LightningCLI):
             if not issubclass(given_class, base):
                 hint = "import from lightning, not from pytorch_lightning, which is another package"
                 name = given_class.__name__
-                raise MisconfigurationException(f"{name} is no subclass of lightning.{base.__name__}: {hint}")
-        # Parameters of the model that have the name of an attribute of the data module get its value.
+                raise MisconfigurationException(f"{name} is not a subclass of lightning.{base.__name__}: {hint}")
+        # A parameter of the model that has the name of an attribute of the data module gets its value.
         own = [name for name in signature(model_class).parameters if not hasattr(LightningDataModule, name)]
         self.linked = [name for name in own if hasattr(data_class, name)]
         description = self.description
@@ -119,7 +119,7 @@ class ProjectCLI(LightningCLI):
                 parser.error(f"{section} must be a mapping, not {self.config[section]!r}")
 
     def _set_seed(self) -> None:
-        if isinstance(self.config.seed_everything, bool | None):  # any seed will do, but it is recorded
+        if isinstance(self.config.seed_everything, bool | None):  # any seed is allowed, but it is recorded
             self.config.seed_everything = randrange(2**32)
         if not 0 <= self.config.seed_everything < 2**32:
             self.parser.error(f"seed_everything {self.config.seed_everything} is not between 0 and {2**32 - 1}")
@@ -135,7 +135,7 @@ class ProjectCLI(LightningCLI):
         parser.take_defaults(*self.defaults)
 
     def add_options(self, parser: LightningArgumentParser) -> None:
-        """Adds the options of one command."""
+        """Add the options of one command."""
 
     def instantiate_classes(self) -> None:
         config = self.config.clone()
@@ -149,19 +149,19 @@ class ProjectCLI(LightningCLI):
         self.trainer = self.make_trainer(self.config_init.trainer)
 
     def place(self, config: Namespace) -> None:
-        """Changes the trainer's settings before loggers and callbacks are made from them."""
+        """Change the trainer's settings before its loggers and callbacks are made."""
         raise NotImplementedError
 
     def make_model(self, arguments: dict[str, Any]) -> LightningModule:
-        """Makes the model."""
+        """Make the model."""
         return self._model_class(**arguments)
 
     def make_trainer(self, config: Namespace) -> Trainer:
-        """Makes the trainer of the command."""
+        """Make the trainer of the command."""
         raise NotImplementedError
 
     def load_weights(self, file: Path) -> None:
-        """Loads the weights of a checkpoint."""
+        """Load the weights of a checkpoint."""
         checkpoint = SafeCheckpointIO().load_checkpoint(file)
         try:
             self.model.on_load_checkpoint(checkpoint)
@@ -170,9 +170,9 @@ class ProjectCLI(LightningCLI):
             raise misfit(file, error) from error
 
     def run(self, method: Callable[..., Any], checkpoint: Path | None, **options: Any) -> Any:
-        """Calls `fit`, `test`, `validate` or `predict` of a trainer after seeding all random numbers.
+        """Seed all random numbers, then call `fit`, `test`, `validate` or `predict` of a trainer.
 
-        The seed makes `setup` split data the same way in every command.
+        With the same seed, `setup` splits data in the same way in every command.
         """
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
         options |= {"datamodule": self.datamodule, "ckpt_path": checkpoint, "weights_only": True}

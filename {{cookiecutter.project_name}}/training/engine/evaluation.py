@@ -45,16 +45,16 @@ class CheckpointCLI(ProjectCLI):
         super().__init__(model_class, data_class, args, defaults, given)
 
     def make_model(self, arguments: dict[str, Any]) -> LightningModule:
-        """Makes the model, but only if its weights have the shapes of those in the checkpoint.
+        """Make the model, after comparing the shapes of its weights with those in the checkpoint.
 
-        A small file could ask for a network that no memory holds.
+        Otherwise a small file could request a network that exceeds the memory.
         """
         saved = self.checkpoint["state_dict"]
         try:
             with torch.device("meta"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of pretrained weights, which have nowhere to go
+                warnings.simplefilter("ignore")  # about pretrained weights, which are not loaded here
                 weights = self._model_class(**arguments).state_dict()
-        except Exception:  # a network that needs its memory to be built, or does not fit: as it is
+        except Exception:  # a network that cannot be built without memory is not compared
             weights = {}
         for name, expected in weights.items():
             shape = getattr(saved.get(name), "shape", expected.shape)
@@ -65,18 +65,18 @@ class CheckpointCLI(ProjectCLI):
             return self._model_class(**arguments)
         except OSError:
             raise
-        except Exception as error:  # which type depends on what the model makes of the values
+        except Exception as error:  # the type depends on the model
             raise misfit(self.ckpt_path, error) from error
 
     def add_options(self, parser: LightningArgumentParser) -> None:
         help_ = "Checkpoint file; by default the best one of the newest run."
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=help_)
-        for name in ("monitor", "monitor_mode", "checkpoint_minutes", "compile"):  # options of training, in the config
+        for name in ("monitor", "monitor_mode", "checkpoint_minutes", "compile"):  # in the config of a run
             parser.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)
         self.add_command_options(parser)
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
-        """Adds the options of one command."""
+        """Add the options of one command."""
 
     def place(self, config: Namespace) -> None:
         config.logger, config.callbacks, config.profiler = None, None, None
@@ -86,7 +86,7 @@ class CheckpointCLI(ProjectCLI):
 
 
 def make_evaluator(config: Namespace, folder: Path, loggers: list[Logger]) -> Trainer:
-    """A trainer that evaluates on one device as the settings of a run say."""
+    """Make a trainer that evaluates on one device, with the settings of a run."""
     kept = ("accelerator", "inference_mode", "limit_val_batches", "limit_test_batches", "deterministic", "precision")
     return Trainer(
         **{name: config[name] for name in kept},
@@ -101,7 +101,7 @@ def make_evaluator(config: Namespace, folder: Path, loggers: list[Logger]) -> Tr
 
 
 def newest_checkpoint() -> Path:
-    """The best checkpoint of the newest run that has one, or its last one.
+    """Return the best checkpoint of the newest run that has one, or else its last one.
 
     Raises:
         FileNotFoundError: No run has finished an epoch.
@@ -114,7 +114,7 @@ def newest_checkpoint() -> Path:
 
 
 def missing_for(cli: ProjectCLI, split: str, trainer: Trainer) -> list[str]:
-    """The methods of the project's classes that evaluating a split would need; empty if it can be evaluated."""
+    """Return the methods of the project's classes that are missing to evaluate a split."""
     loader, step = f"{split}_dataloader", {"val": "validation_step", "test": "test_step"}[split]
     missing = []
     if not (is_overridden(loader, cli.datamodule) or is_overridden(loader, cli.model)):
@@ -127,9 +127,9 @@ def missing_for(cli: ProjectCLI, split: str, trainer: Trainer) -> list[str]:
 
 
 def evaluate(cli: ProjectCLI, trainer: Trainer, split: str, checkpoint: Path | None) -> dict[str, float]:
-    """The metrics of a checkpoint on a split, "val" or "test"; where the test is not possible, on "val".
+    """Return the metrics of a checkpoint on a split, "val" or "test"; on "val" if the test is not possible.
 
-    Without a checkpoint, the weights of the model are evaluated as they are.
+    Without a checkpoint, the model is evaluated with its current weights.
     """
     if missing := missing_for(cli, split, trainer):
         print(f"{split} metrics need {' and '.join(missing)}", flush=True)
@@ -142,7 +142,7 @@ def evaluate(cli: ProjectCLI, trainer: Trainer, split: str, checkpoint: Path | N
 
 
 def predict(cli: CheckpointCLI, inputs: list[str]) -> list[Any]:
-    """What `predict_step` returns for each batch of inputs, or of test or validation samples."""
+    """Return the outputs of `predict_step` for each batch of inputs, or of test or validation samples."""
     data, model = cli.datamodule, cli.model
     if hasattr(data, "inputs"):
         data.inputs = inputs

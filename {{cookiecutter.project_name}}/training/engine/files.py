@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all."""
+"""Write files completely or not at all."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `file`, which replaces `file` once it is written and synced to disk.
+    """Yield a temporary path beside `file`, which replaces `file` once it is written and synced to disk.
 
     Raises:
         OSError: The file cannot be written; an existing `file` is unchanged.
@@ -27,7 +27,7 @@ def replacing(file: Path) -> Iterator[Path]:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or getattr(error.__context__, "strerror", None) or error
-        raise OSError(f"{file} cannot be written: {reason}; an interrupted run continues with --resume") from error
+        raise OSError(f"{file} cannot be written: {reason}; resume an interrupted run with --resume") from error
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -36,14 +36,14 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty if the file is missing or incomplete."""
+    """Return the content of a JSON file, empty if the file is missing or incomplete."""
     with suppress(OSError, ValueError):
         return dict(json.loads(file.read_text(encoding="utf-8")))
     return {}
 
 
 def fingerprint(*paths: Path) -> str:
-    """SHA-256 digest of the bytes of files, and of the names and sizes of the files in folders, code excepted."""
+    """Return a SHA-256 digest of the bytes of files, and of the names and sizes of files in folders, except code."""
     digest = sha256()
     for path in paths:
         if path.is_file():

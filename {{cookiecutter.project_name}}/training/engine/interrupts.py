@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 USER_ERRORS = (OSError, FloatingPointError, MisconfigurationException)
-# Warnings that concern Lightning's own use of other packages, or what the engine takes care of.
+# Warnings about Lightning's use of other packages, or about things that the engine handles.
 IRRELEVANT = (
     ".*does not have many workers",
     ".*LeafSpec.* is deprecated",
@@ -39,8 +39,8 @@ class Interrupts:
     """Remembers SIGINT, SIGTERM and, under SLURM, SIGUSR1 until the training loop acts on them.
 
     Outside of the loop, and at the second signal, the process exits at once with status 128 plus the signal's number.
-    DataLoader workers, which a signal to the process group reaches too, ignore the first one: the main process still
-    needs them.
+    DataLoader workers also receive signals to the process group. They ignore the first one, because the main process
+    still needs them.
 
     Attributes:
         signal: Number of the received signal, or None.
@@ -54,13 +54,13 @@ class Interrupts:
         atexit.register(end_workers)
 
     def listen(self) -> None:
-        """Installs the handlers, in place of Lightning's if these are there already."""
+        """Install the signal handlers, replacing those of Lightning."""
         on_slurm = SLURMEnvironment.detect()
         for number in [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if on_slurm else [])]:
             signal.signal(number, self._receive)
 
     def start_worker(self, then: Callable[[int], Any] | None, worker: int) -> None:
-        """Starts a DataLoader worker, in which PyTorch has replaced the handler of SIGTERM."""
+        """Install the handlers again in a DataLoader worker, where PyTorch has replaced that of SIGTERM."""
         self.listen()
         if then:
             then(worker)
@@ -72,7 +72,7 @@ class Interrupts:
             sys.exit(128 + number)
 
     def leave(self, run: str) -> None:
-        """Exits after a checkpoint was saved; requeues the job if SLURM announced the end of its time.
+        """Exit after a checkpoint was saved; requeue the job if SLURM announced its time limit.
 
         Args:
             run: Name of the run folder, for the message.
@@ -87,16 +87,16 @@ class Interrupts:
 
 
 def end_workers() -> None:
-    """Ends the DataLoader workers that are left, as one SIGTERM, which they ignore, would not."""
+    """Kill the remaining DataLoader workers, which ignore the SIGTERM that they get at exit."""
     if os.name != "nt":
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler takes their end for a fault
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise an error for each
     for child in active_children():
         if child.daemon:
             child.kill()
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command: prints errors that the user can fix as one line and exits with status 1."""
+    """Run a command. Print errors that the user can fix as one line and exit with status 1."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # prints its report
@@ -106,7 +106,7 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # what reads the output, such as head, has ended
+    except BrokenPipeError:  # the reader of the output, such as head, has exited
         os._exit(128 + signal.SIGPIPE)
     except (*USER_ERRORS, RuntimeError) as error:
         sentence = explain(error)
@@ -116,19 +116,19 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def explain(error: Exception) -> str | None:
-    """The sentence for an error that the user can fix, or None for a fault in the code."""
-    # An error of a worker process arrives with the worker's traceback before it.
+    """Return the message of an error that the user can fix, or None for a bug in the code."""
+    # The message of an error in a worker process begins with the worker's traceback.
     message = re.split(r"\n\w+Error: ", str(error))[-1].rstrip()
     if isinstance(error, USER_ERRORS):
         return message
     if "DataLoader worker (pid" in message:
         return f"{message} It may have run out of memory: use fewer --data.num_workers"
     if re.search("gloo|NCCL|Connection (closed|reset) by peer", message):
-        return f"another process of the run has ended: resume with --resume ({message.splitlines()[0].split('. ')[0]})"
+        return f"another process of the run has exited: resume with --resume ({message.splitlines()[0].split('. ')[0]})"
     return None
 
 
 def warn(message: Any) -> None:
-    """Prints a warning to standard error, once for all processes."""
+    """Print a warning to standard error, once for all processes."""
     if is_first_process():
         print(f"warning: {message}", file=sys.stderr, flush=True)

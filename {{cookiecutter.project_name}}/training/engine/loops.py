@@ -1,8 +1,8 @@
-"""The training loop: Lightning's own, with a place after each step and each epoch at which a run can stop and resume.
+"""Lightning's training loop, with a point after each step and each epoch at which a run can stop and resume.
 
-Everything that belongs to a step, validation, schedules and logging among it, is complete there, so that a checkpoint
-needs no correction. Resuming within an epoch reads the batches of that epoch again up to the checkpoint. That gives the
-same batches because data is read with random numbers of its own, which start anew from the seed in each epoch.
+At that point the step is complete, including validation, schedules and logging, so a checkpoint needs no correction.
+To resume within an epoch, the batches of that epoch are read again up to the checkpoint. They are the same batches
+because data is read with a separate random state, which is seeded anew in each epoch.
 """
 
 import random
@@ -38,13 +38,13 @@ class EpochLoop(_TrainingEpochLoop):
 
     def reset(self) -> None:
         within_epoch = self.restarting and self.trainer.fit_loop.restarted_mid_epoch
-        # The checkpoint was saved between two steps, so nothing is half done.
+        # The checkpoint was saved between two steps, so no step is half done.
         self.trainer.fit_loop._restarting = self.restarting = False
         if not within_epoch:
             super().reset()
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        # A loader without length is read one batch ahead; then all random numbers of data and model are kept apart.
+        # A loader without length is read one batch ahead, so all random states of data and model must be kept apart.
         ahead = data_fetcher.length is None
         self.get_state: Callable[[], Any] = _collect_rng_states if ahead else torch.get_rng_state
         self.set_state: Callable[[Any], None] = _set_rng_states if ahead else torch.set_rng_state
@@ -64,14 +64,14 @@ class EpochLoop(_TrainingEpochLoop):
             self.say_what_is_inexact(data_fetcher)
 
     def say_what_is_inexact(self, data_fetcher: _DataFetcher) -> None:
-        """Warns of what a resumed run cannot restore."""
+        """Warn about state that a resumed run cannot restore."""
         if any(getattr(loader, "persistent_workers", False) for loader in data_fetcher.combined_loader.flattened):
-            warn("persistent workers keep random numbers of their own, so random transforms are resumed inexactly")
+            warn("persistent workers keep their own random state, so random transforms are resumed inexactly")
         if self.batch_progress.current.ready and self.checkpoints.averages:
-            warn("metrics that training_step averages over the epoch cover only its steps after the checkpoint")
+            warn("metrics that training_step averages over the epoch cover only the steps after the checkpoint")
 
     def seed_reading(self) -> None:
-        """Makes the order of the training data depend on the seed and the epoch alone."""
+        """Make the order of the training data depend only on the seed and the epoch."""
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
         seed = int.from_bytes(sha256(f"{self.seed} {epoch}".encode()).digest()[:4], "big")
         torch.default_generator.manual_seed(seed)
@@ -102,7 +102,7 @@ class EpochLoop(_TrainingEpochLoop):
             self.end_step()
 
     def end_step(self) -> None:
-        """Acts on what has happened in a complete step: saves a checkpoint, or ends the run.
+        """Save checkpoints or end the run after a complete step, where necessary.
 
         Raises:
             FloatingPointError: The loss is NaN or infinite.
@@ -114,7 +114,7 @@ class EpochLoop(_TrainingEpochLoop):
         if failed:
             raise FloatingPointError(next(filter(None, gather(self.trainer, self.explain_loss(loss)))))
         if self._should_accumulate() or self._num_ready_batches_reached():
-            return  # some gradients are not saved, or the epoch is about to be saved as a whole
+            return  # a checkpoint would lack gradients, or the complete epoch is saved next
         if self.checkpoints.validated:
             self.checkpoints.keep_best(self.trainer)
         if interrupted or due or self.done:
@@ -123,14 +123,14 @@ class EpochLoop(_TrainingEpochLoop):
             self.interrupts.leave(self.checkpoints.run)
 
     def take_loss(self) -> float:
-        """The loss of the step. On a GPU it is 0 unless the step is logged, as reading it waits for the device."""
+        """Return the loss of the step; on a GPU 0 unless the step is logged, as reading it waits for the device."""
         loss, self.checkpoints.loss = self.checkpoints.loss, None
         if loss is None or (loss.device.type != "cpu" and self.global_step % self.trainer.log_every_n_steps):
             return 0.0
         return loss.item()
 
     def explain_loss(self, loss: float) -> str:
-        """Says where the loss is NaN or infinite, with the indices of the training samples if they can be found."""
+        """Describe where the loss is NaN or infinite, with the indices of the training samples if they are known."""
         if isfinite(loss):
             return ""
         loader, samples = self.trainer.train_dataloader, ""
@@ -158,7 +158,7 @@ class FitLoop(_FitLoop):
         loop.interrupts.deferred = True
         if self.trainer.world_size > 1:
             if len(set(gather(self.trainer, loop.global_step))) > 1:
-                raise OSError("not every process finds last.ckpt: to resume, all machines have to share logs/")
+                raise OSError("not every process finds last.ckpt: all machines must share logs/ to resume a run")
             torch.manual_seed(loop.seed + self.trainer.global_rank)  # dropout and augmentation differ by process
         super().run()
         loop.interrupts.deferred = False
@@ -180,7 +180,7 @@ class FitLoop(_FitLoop):
 
 
 def install_loops(trainer: Trainer, seed: int, checkpoints: Checkpoints, interrupts: Interrupts) -> None:
-    """Replaces the loops of a trainer, whose callbacks must include `checkpoints`."""
+    """Replace the loops of a trainer, whose callbacks must include `checkpoints`."""
     old = trainer.fit_loop
     trainer.fit_loop = fit_loop = FitLoop(trainer, old.min_epochs, old.max_epochs)
     fit_loop.epoch_loop = loop = EpochLoop(trainer, old.min_steps, old.max_steps)

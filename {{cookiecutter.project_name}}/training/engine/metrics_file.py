@@ -19,7 +19,7 @@ class MetricsFile(Logger):
 
     Args:
         file: The file.
-        step: Rows of this step and later ones, which a resumed run logs again, are removed.
+        step: Rows of this step and later ones are removed, because a resumed run logs them again.
     """
 
     name, version, save_dir = "", "", ""
@@ -32,7 +32,7 @@ class MetricsFile(Logger):
 
     @property
     def experiment(self) -> Any:
-        """An object whose methods do nothing, for a model that writes to another logger's experiment."""
+        """Object whose methods do nothing, for models that write to the experiment of another logger."""
         return _DummyExperiment()
 
     @rank_zero_only
@@ -47,7 +47,7 @@ class MetricsFile(Logger):
             raise OSError(f"{self.file} cannot be written: {error.strerror or error}") from error
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: `config.yaml` holds them."""
+        """Do nothing: `config.yaml` holds them."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -56,7 +56,7 @@ class MetricsFile(Logger):
             self.stream = None
 
     def _reopen(self, row: dict[str, Any]) -> TextIO:
-        """Writes the rows to keep into a file that has the columns of `row` too; opens it to append to it."""
+        """Rewrite the file with the columns of `row` added, and open it for appending."""
         self.finalize("")
         self.columns = list(dict.fromkeys([*next(self._rows(), {}), *self.columns, *row]))
         with replacing(self.file) as partial, open(partial, "w", newline="", encoding="utf-8") as text:

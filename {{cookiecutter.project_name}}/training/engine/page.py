@@ -1,4 +1,4 @@
-"""The page `report.html` of a run, made from the files of its folder. It needs no other file, and no script."""
+"""The page `report.html` of a run, made from the files of its folder. It is self-contained and has no scripts."""
 
 import base64
 import shlex
@@ -46,7 +46,7 @@ PAGE = """<!DOCTYPE html>
 
 
 def write_page(run: Path) -> None:
-    """Writes `report.html` of a run that was tested."""
+    """Write `report.html` of a run that was tested."""
     about, settings = read_json(run / "run.json"), (run / "config.yaml").read_text(encoding="utf-8")
     facts = {name: about[name] for name in ("command", "started", "ended", "seed", "python")}
     facts["git commit"] = about["git_commit"] or "none"

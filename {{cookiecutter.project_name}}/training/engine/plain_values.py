@@ -13,12 +13,12 @@ from training.engine.interrupts import warn
 
 
 def as_list(value: Any) -> list[Any]:
-    """The items of an option that takes one, several or none."""
+    """Return the items of an option that takes one, several or none."""
     return value if isinstance(value, list) else [value] if value else []
 
 
 def make_plain(value: Any) -> Any:
-    """Converts paths, NumPy values and subclasses of numbers and text, nested ones too, to plain values."""
+    """Convert paths, NumPy values and subclasses of numbers and text, nested ones too, to plain values."""
     if isinstance(value, Mapping):
         return {key: make_plain(each) for key, each in value.items()}
     if type(value) in (list, tuple, set):
@@ -46,7 +46,7 @@ def is_plain(value: Any) -> bool:
 
 
 def keep_plain_hyperparameters(module: LightningModule | LightningDataModule) -> None:
-    """Converts saved hyperparameters to plain values; removes and names those that cannot be converted."""
+    """Convert saved hyperparameters to plain values; remove and name those that cannot be converted."""
     for key, value in dict(module.hparams).items():
         module.hparams[key] = make_plain(value)
         if not is_plain(module.hparams[key]):

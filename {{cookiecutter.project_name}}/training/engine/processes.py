@@ -15,7 +15,7 @@ from torch.utils.data import DistributedSampler
 
 
 def gather(trainer: Trainer, value: Any) -> list[Any]:
-    """The value of each process, in the order of their ranks."""
+    """Return the value of each process, in the order of their ranks."""
     values = [value] * trainer.world_size
     if trainer.world_size > 1:
         torch.distributed.all_gather_object(values, value)
@@ -23,7 +23,7 @@ def gather(trainer: Trainer, value: Any) -> list[Any]:
 
 
 def agree(trainer: Trainer, *flags: bool) -> list[bool]:
-    """Which of the flags are true in any process."""
+    """Return for each flag whether it is true in any process."""
     if trainer.world_size == 1:
         return list(flags)
     tensor = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
@@ -32,10 +32,10 @@ def agree(trainer: Trainer, *flags: bool) -> list[bool]:
 
 @contextmanager
 def evaluating_each_sample_once(trainer: Trainer) -> Iterator[None]:
-    """Makes several processes validate what one would: each sample once, with the buffers of the first process.
+    """Make several processes validate as one would: each sample once, with the buffers of the first process.
 
-    DistributedSampler would repeat samples to make the shares equal. Shares of unequal length take that no forward pass
-    waits for the other processes, so buffers are sent once, before validation.
+    DistributedSampler would repeat samples to make the shares equal. With unequal shares, no forward pass may wait for
+    the other processes, so the buffers are sent once, before validation.
     """
     if trainer.world_size == 1:
         yield
@@ -58,7 +58,7 @@ def evaluating_each_sample_once(trainer: Trainer) -> Iterator[None]:
 
 
 def follow_launcher(config: Namespace, parser: LightningArgumentParser) -> None:
-    """Takes the number of processes from torchrun or SLURM if one of them started several."""
+    """Set the number of devices and nodes to those of torchrun or SLURM if one of them started several processes."""
     total, local = ("WORLD_SIZE", "LOCAL_WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else ("SLURM_NTASKS",) * 2
     processes = int(os.environ.get(total, "1"))
     if processes > 1:
@@ -66,14 +66,14 @@ def follow_launcher(config: Namespace, parser: LightningArgumentParser) -> None:
         if str(config.devices) not in ("auto", "1", str(processes // nodes)):
             parser.error(f"trainer.devices {config.devices}: the launcher started {processes // nodes} processes here")
         config.devices, config.num_nodes = processes // nodes, nodes
-        if total == local:  # Lightning insists on it, but `--ntasks` alone does not set it
+        if total == local:  # Lightning requires it, but SLURM sets it only for its own flag
             os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(processes // nodes))
 
 
 def rejoin_launcher(trainer: Trainer) -> None:
-    """Connects processes that torchrun has started again, each time under names of their own in its store.
+    """Connect processes that torchrun has restarted, with a new prefix for their keys in its store.
 
-    torchrun keeps its store over a restart, and with it the addresses of the processes that have ended; PyTorch would
+    torchrun keeps its store over a restart, including the addresses of the processes that have exited. PyTorch would
     connect to these (pytorch/pytorch#135712).
     """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -1,4 +1,4 @@
-"""What a run shows: its progress, tables of metrics and predictions, and pictures."""
+"""Output of a run: its progress, tables of metrics and predictions, and pictures."""
 
 import csv
 import json
@@ -24,17 +24,17 @@ PANELS = 3  # learning curves side by side
 
 
 def as_number(value: Any) -> float | None:
-    """The value of a number or of a tensor with one element; None for anything else."""
+    """Return the value of a number or of a tensor with one element; None for anything else."""
     if isinstance(value, Tensor):
         return value.item() if value.numel() == 1 else None
     return float(value) if isinstance(value, int | float) else None
 
 
 class LossLogger(Callback):
-    """Logs what `training_step` returns as `train/loss`, other scalars of a returned dictionary, and learning rates.
+    """Logs the loss that `training_step` returns, other scalars of a returned dictionary, and learning rates.
 
-    Every `log_every_n_steps` steps they go to the loggers directly, which costs less than `self.log`. The mean loss of
-    an epoch can be monitored under the name `train/loss`.
+    Every `log_every_n_steps` steps they go to the loggers directly, which takes less time than `self.log`. The mean
+    loss of an epoch can be monitored as `train/loss`.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class LossLogger(Callback):
 
 
 def print_epoch(trainer: Trainer) -> None:
-    """Prints the metrics of an epoch as one line."""
+    """Print the metrics of an epoch as one line."""
     if trainer.is_global_zero:
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if not name.endswith("_step")}
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -87,13 +87,13 @@ def print_epoch(trainer: Trainer) -> None:
 
 
 def printable(value: Any) -> str:
-    """Text for one cell: numbers with four decimals, without line breaks and control characters."""
+    """Format the text of a cell: numbers with four decimals, no line breaks, control characters escaped."""
     text = f"{value:.4f}" if isinstance(value, float) else " ".join(str(value).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints rows with the same keys as a table."""
+    """Print rows with the same keys as a table."""
     table = Table()
     for name in rows[0]:
         table.add_column(Text(printable(name)))
@@ -103,12 +103,12 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
-    """Prints the metrics of a split as a table."""
+    """Print the metrics of a split as a table."""
     print_table([{"metric": name, "value": float(value)} for name, value in metrics.items()])
 
 
 def print_rows(rows: list[dict[str, Any]], form: str) -> None:
-    """Prints rows with the same keys as a table, a JSON list, or CSV with a header and quoted text."""
+    """Print rows with the same keys as a table, a JSON list, or CSV with a header and quoted text."""
     if form == "json":
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif not rows:
@@ -122,9 +122,9 @@ def print_rows(rows: list[dict[str, Any]], form: str) -> None:
 
 
 def read_curves(file: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """The metrics of training and validation in `metrics.csv`: points (step, value) by quantity and metric."""
+    """Read the metrics of training and validation from `metrics.csv`: points (step, value) by quantity and metric."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    if not file.exists():  # a run of a few steps may have logged nothing
+    if not file.exists():  # a run of a few steps may not have logged anything
         return curves
     with open(file, newline="", encoding="utf-8") as text:
         for row in csv.DictReader(text):
@@ -137,7 +137,7 @@ def read_curves(file: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
 
 
 def draw_curves(file: Path, best_step: int | None) -> Any:
-    """Draws all metrics of `metrics.csv` by step, one panel for each quantity, with the best checkpoint marked."""
+    """Draw all metrics of `metrics.csv` by step, one panel for each quantity, with the best checkpoint marked."""
     from matplotlib.figure import Figure
 
     curves = read_curves(file)
@@ -161,11 +161,11 @@ def draw_curves(file: Path, best_step: int | None) -> Any:
 
 
 def save_figures(folder: Path, figures: Mapping[str, Callable[[], Any]], loggers: list[Logger]) -> None:
-    """Draws and saves figures, and sends them to the loggers. One that cannot be drawn is a warning.
+    """Draw and save figures, and send them to the loggers. A figure that cannot be drawn gives a warning.
 
     Args:
         folder: Folder of the run.
-        figures: Functions that draw matplotlib figures, singly or as a dictionary by name; by file name.
+        figures: Functions by file name. Each returns a matplotlib figure, or a dictionary of figures by file name.
         loggers: Loggers of the run.
     """
     for name, draw in figures.items():
@@ -175,12 +175,12 @@ def save_figures(folder: Path, figures: Mapping[str, Callable[[], Any]], loggers
                 file = folder / f"{each}.png"
                 figure.savefig(file, dpi=120)
                 send_picture(file, loggers)
-        except Exception as error:  # from code of the project's own; the results are saved already
+        except Exception as error:  # the project's code may raise anything; the results are saved already
             warn(f"{name} is not drawn: {type(error).__name__}: {error}")
 
 
 def send_picture(file: Path, loggers: list[Logger]) -> None:
-    """Sends a picture to TensorBoard, Weights & Biases or MLflow."""
+    """Send a picture to TensorBoard, Weights & Biases or MLflow."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(file.stem, [str(file)])

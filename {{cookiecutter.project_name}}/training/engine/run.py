@@ -53,8 +53,8 @@ class RunCLI(ProjectCLI):
     Attributes:
         run_dir: Folder of the run.
         checkpoint: File to resume from, or None.
-        step: Number of steps that it holds.
-        checkpoints: Keeps the checkpoints of the run.
+        step: Number of steps in that checkpoint.
+        checkpoints: Callback that saves the checkpoints of the run.
     """
 
     description = "Fit a model, then test its best checkpoint."
@@ -77,15 +77,15 @@ class RunCLI(ProjectCLI):
         super().__init__(model_class, data_class, args, (read_config(file), file), {})
 
     def add_options(self, parser: LightningArgumentParser) -> None:
-        help_ = "Resume the newest unfinished run, or RUN, a name in logs/ or a path, with the run's settings."
+        help_ = "Resume a run with its settings: a name in logs/ or a path; by default the newest unfinished run."
         parser.add_argument("--resume", nargs="?", const=True, metavar="RUN", help=help_)
-        help_ = "Resume even though files that data.* options name have changed."
+        help_ = "Resume even if the files named by data.* options have changed."
         parser.add_argument("--allow_changed_data", type=bool, default=False, help=help_)
         help_ = "Metric whose best value selects best.ckpt; null selects the last epoch."
         parser.add_argument("--monitor", type=str | None, default=None, help=help_)
         help_ = "Whether the lowest or the highest value is best."
         parser.add_argument("--monitor_mode", type=Literal["min", "max"], default="min", help=help_)
-        help_ = "Also save last.ckpt every so many minutes within an epoch."
+        help_ = "Also save last.ckpt every N minutes within an epoch."
         parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=help_)
         help_ = "torch.compile mode for the model; none disables it."
         modes = Literal["none", "default", "reduce-overhead", "max-autotune"]
@@ -103,7 +103,7 @@ class RunCLI(ProjectCLI):
         if config.enable_checkpointing is False:
             self.parser.error("trainer.enable_checkpointing false: a run always saves checkpoints")
         if config.default_root_dir:
-            self.parser.error("trainer.default_root_dir: the files of a run are in its folder in logs/")
+            self.parser.error("trainer.default_root_dir: a run writes to its own folder in logs/")
         if any(word in str(config.strategy) for word in ("spawn", "fork", "notebook")):
             self.parser.error(f"trainer.strategy {config.strategy} is not supported: use ddp")
         if config.fast_dev_run:
@@ -115,7 +115,7 @@ class RunCLI(ProjectCLI):
             atexit.register(discard_run, self.run_dir)
 
     def find_changes(self) -> list[str]:
-        """The settings that differ from those of the run; exits with status 2 if one of them may not."""
+        """Return the settings that differ from those of the run; exit with status 2 if one of them must not change."""
         before = vars(self.parser.get_defaults().as_flat())
         now = {key: value for key, value in vars(self.config.as_flat()).items() if key != "config"}
         changed = [key for key, value in now.items() if value != before.get(key)]
@@ -163,9 +163,9 @@ class RunCLI(ProjectCLI):
             self.model.compile(mode=self.config.compile)
 
     def make_tester(self) -> Trainer | None:
-        """Loads the best weights and returns the trainer for the test.
+        """Load the best weights and return the trainer for the test.
 
-        Of several processes the first one tests, on one device, and the others get None.
+        With several processes, the first one tests on one device, and the others get None.
         """
         if self.trainer.world_size > 1:
             torch.distributed.destroy_process_group()
@@ -179,7 +179,7 @@ class RunCLI(ProjectCLI):
         return make_evaluator(self.config_init.trainer, self.run_dir, self.trainer.loggers)
 
     def finish(self, metrics: dict[str, float]) -> None:
-        """Writes the metrics of the test, and that the run is finished."""
+        """Write the metrics of the test, and mark the run as finished."""
         if any(name.startswith("test") for name in metrics):
             write_json(self.run_dir / "test_metrics.json", metrics)
         for logger in self.trainer.loggers:
@@ -189,9 +189,9 @@ class RunCLI(ProjectCLI):
         write_json(file, read_json(file) | {"state": "finished", "ended": time_now()})
 
     def plain_config(self) -> dict[str, Any]:
-        """All settings as a config file holds them."""
+        """Return all settings as in a config file."""
         return dict(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
 
     def changes(self) -> dict[str, Any]:
-        """The settings that differ from their defaults."""
+        """Return the settings that differ from their defaults."""
         return dict(yaml.safe_load(self.parser.dump(self.config, skip_default=True)) or {})

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, its description, and the lock that keeps a second process out."""
+"""The folder of a run: its name, its description, and the lock against a second process."""
 
 import os
 import platform
@@ -24,9 +24,9 @@ COMMAND = shlex.join(["training/train.py", *sys.argv[1:]])
 
 
 def new_run(logs: Path) -> Path:
-    """A run folder, not made yet, whose name is later than all others, even if the clock was set back.
+    """Return a path for a run folder whose name is later than all others, even if the clock was set back.
 
-    A process that training/sweep.py has started gets its folder from there.
+    For a trial of training/sweep.py it is the folder that the sweep has chosen.
     """
     if "SWEEP_RUN" in os.environ:
         return Path(os.environ["SWEEP_RUN"])
@@ -41,7 +41,7 @@ def new_run(logs: Path) -> Path:
 
 
 def make_folder(run: Path) -> Path:
-    """Makes the folder of a new run, under the next name if another run has begun in the same microsecond."""
+    """Make the folder of a new run, with the next name if another run was started in the same microsecond."""
     try:
         run.mkdir(parents=True)
         return run
@@ -51,13 +51,13 @@ def make_folder(run: Path) -> Path:
 
 
 def newest_first(logs: Path) -> list[Path]:
-    """The run folders in `logs`."""
+    """Return the run folders in `logs`."""
     names = sorted((entry.name for entry in os.scandir(logs)), reverse=True) if logs.is_dir() else []
     return [logs / name for name in names if (logs / name / "run.json").exists()]
 
 
 def find_run(logs: Path, name: str) -> Path:
-    """The folder of a run by its name in `logs` or its path; without a name, the newest one that is not finished.
+    """Return the folder of a run by its name in `logs` or its path; without a name, the newest unfinished run.
 
     Raises:
         FileNotFoundError: There is no such run.
@@ -74,14 +74,14 @@ def find_run(logs: Path, name: str) -> Path:
 
 
 def launched_job() -> tuple[str | None, bool]:
-    """The job of SLURM or torchrun that started this process, and whether it has been started again."""
+    """Return the job of SLURM or torchrun that started this process, and whether it was restarted."""
     job = os.environ.get("SLURM_JOB_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
     restarts = [os.environ.get(f"{name}_RESTART_COUNT", "0") for name in ("SLURM", "TORCHELASTIC")]
     return job, restarts != ["0", "0"]
 
 
 def restarted_run(logs: Path) -> Path | None:
-    """The run that this command began in a job that was started again since, if there is one."""
+    """Return the run that this command has started in the same job before a restart, if there is one."""
     job, restarted = launched_job()
     for run in newest_first(logs) if restarted else []:
         described = read_json(run / "run.json")
@@ -91,7 +91,7 @@ def restarted_run(logs: Path) -> Path | None:
 
 
 def lock_run(run: Path) -> FileLock:
-    """Locks a run folder for this process. The system frees the lock when the process ends, however it ends.
+    """Lock a run folder for this process. The operating system frees the lock when the process exits or is killed.
 
     Raises:
         OSError: Another process trains this run.
@@ -104,28 +104,28 @@ def lock_run(run: Path) -> FileLock:
         raise OSError(
             f"{run.name} is being trained by process {process.get('id')} on {process.get('host')}: wait until it ends"
         ) from error
-    for partial in run.rglob(".*.partial"):  # of a process that was killed while it wrote a file
+    for partial in run.rglob(".*.partial"):  # of a process that was killed while writing a file
         partial.unlink(missing_ok=True)
     return lock
 
 
 def discard_run(run: Path) -> None:
-    """Removes the folder of a run that failed before it began."""
+    """Remove the folder of a run that failed before training started."""
     if not (run / "run.json").exists():
         shutil.rmtree(run, ignore_errors=True)
 
 
 def describe_run(run: Path, config: Mapping[str, Any], changed: Mapping[str, Any], allow_changed_data: bool) -> None:
-    """Writes `run.json`, or adds to it that the run is resumed.
+    """Write `run.json`, or add to it that the run is resumed.
 
     Args:
         run: Folder of the run.
         config: All settings.
         changed: Those that differ from the defaults of a new run.
-        allow_changed_data: Whether the data may differ from those that the run was started with.
+        allow_changed_data: Whether the data may have changed since the run was started.
 
     Raises:
-        OSError: They differ, but may not.
+        OSError: The data have changed, and `allow_changed_data` is false.
     """
     options = (config.get("data") or {}).items()
     data = {key: ROOT / Path(value).expanduser() for key, value in options if isinstance(value, str)}
@@ -153,24 +153,24 @@ def describe_run(run: Path, config: Mapping[str, Any], changed: Mapping[str, Any
 
 
 def compare(run: Path, before: dict[str, Any], now: dict[str, Any], data: dict[str, Path], allow: bool) -> None:
-    """Warns if code or packages have changed since a run was started; refuses other data unless they are allowed."""
+    """Warn if code or packages have changed since a run was started; refuse other data unless they are allowed."""
     if before["data"] != now["data"] and not allow:
         others = [f"{key} ({data[key]})" for key in data if before["data"].get(key) != now["data"].get(key)]
         raise OSError(
             f"data.{', data.'.join(others)} changed since {run.name} was started:"
-            " --allow_changed_data true resumes it nevertheless"
+            " to resume it with the new data, use --allow_changed_data true"
         )
     if edited := [key for key in ("code", "packages") if before[key] != now[key]]:
         warn(f"{' and '.join(edited)} changed since {run.name} was started, so results may differ")
 
 
 def time_now() -> str:
-    """The time with its zone, to the second."""
+    """Return the time in ISO format with its zone, to the second."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def git_commit() -> str | None:
-    """The commit of the project, with "-dirty" if files were changed; None without git or a repository."""
+    """Return the commit of the project, with "-dirty" if files were changed; None without git or a repository."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None

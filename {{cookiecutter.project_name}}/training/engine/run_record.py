@@ -1,4 +1,4 @@
-"""What a run writes when it starts."""
+"""The record that a run writes when it starts."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from training.engine.run_folder import describe_run
 
 
 class RunRecord(Callback):
-    """Writes `config.yaml` and `run.json` when a run starts, and sends its settings to the loggers.
+    """Writes `config.yaml` and `run.json` when training starts, and sends the settings to the loggers.
 
     Args:
         cli: The RunCLI of the run.
@@ -32,7 +32,7 @@ class RunRecord(Callback):
             logger.log_hyperparams(config)
 
     def take_found_rate(self, trainer: Trainer) -> None:
-        """Trains with the rate that a LearningRateFinder has found, and records it."""
+        """Use and record the learning rate that a LearningRateFinder has found."""
         for finder in trainer.callbacks:
             if isinstance(finder, LearningRateFinder) and finder.optimal_lr:
                 trainer.strategy.setup_optimizers(trainer)
