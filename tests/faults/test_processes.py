@@ -266,3 +266,28 @@ def test_killed_process_ends_the_others_with_the_command_to_resume(bake: Bake) -
     assert "error: another process of the run has exited: resume with --resume" in runner.output
     assert "Traceback" not in runner.output
     wait_until_gone(runner.project)
+
+
+RHYTHM = """
+from types import SimpleNamespace
+from training.engine import processes
+
+clock = 0.0
+processes.time = SimpleNamespace(monotonic=lambda: clock)
+processes.largest = lambda trainer, *values: list(values)
+rhythm, two = processes.Rhythm(), SimpleNamespace(world_size=2)
+for seconds in (0.001, 2.0):
+    agreed = 0
+    for _ in range(300):
+        clock += seconds
+        if rhythm.is_due(two, False):
+            agreed += 1
+            rhythm.restart(two)
+    print(agreed)
+"""
+
+
+def test_processes_agree_after_each_slow_step_and_after_one_of_many_fast_ones(bake: Bake) -> None:
+    fast, slow = map(int, bake(variant="digits-cnn").run_fresh("-c", RHYTHM).stdout.split())
+    assert 2 <= fast <= 10
+    assert slow >= 250

@@ -47,8 +47,10 @@ def fingerprint(*paths: Path) -> str:
     digest = sha256()
     for path in paths:
         if path.is_file():
-            digest.update(path.read_bytes())
-        for file in sorted(path.rglob("*")):
-            if file.is_file() and file.suffix not in (".py", ".pyc"):
-                digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+            with open(path, "rb") as file:
+                while part := file.read(2**20):
+                    digest.update(part)
+        for each in sorted(path.rglob("*")):
+            if each.is_file() and each.suffix not in (".py", ".pyc"):
+                digest.update(f"{each.relative_to(path)} {each.stat().st_size}\n".encode())
     return digest.hexdigest()

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from training.engine.checkpoints import Checkpoints
 from training.engine.interrupts import Interrupts, warn
-from training.engine.processes import agree, evaluating_each_sample_once, gather
+from training.engine.processes import Rhythm, agree, evaluating_each_sample_once, gather
 from training.engine.reports import print_epoch
 
 
@@ -35,6 +35,8 @@ class EpochLoop(_TrainingEpochLoop):
     seed: int  # of the order of the training data
     checkpoints: Checkpoints
     interrupts: Interrupts
+    rhythm: Rhythm
+    wrong_loss = ""  # description of a loss that is NaN or infinite
 
     def reset(self) -> None:
         within_epoch = self.restarting and self.trainer.fit_loop.restarted_mid_epoch
@@ -107,14 +109,18 @@ class EpochLoop(_TrainingEpochLoop):
         Raises:
             FloatingPointError: The loss is NaN or infinite.
         """
-        loss = self.take_loss()
-        interrupted, due, failed = agree(
-            self.trainer, self.interrupts.signal is not None, self.checkpoints.is_due, not isfinite(loss)
-        )
-        if failed:
-            raise FloatingPointError(next(filter(None, gather(self.trainer, self.explain_loss(loss)))))
-        if self._should_accumulate() or self._num_ready_batches_reached():
-            return  # a checkpoint would lack gradients, or the complete epoch is saved next
+        self.watch_loss()
+        complete, half_done = self._num_ready_batches_reached(), self._should_accumulate()
+        interrupted = due = False
+        if self.rhythm.is_due(self.trainer, half_done) or complete or self.done or self.checkpoints.validated:
+            interrupted, due, failed = agree(
+                self.trainer, self.interrupts.signal is not None, self.checkpoints.is_due, bool(self.wrong_loss)
+            )
+            if failed:
+                raise FloatingPointError(next(filter(None, gather(self.trainer, self.wrong_loss))))
+            self.rhythm.restart(self.trainer)
+        if complete or half_done:
+            return  # the complete epoch is saved next, or a checkpoint would lack gradients
         if self.checkpoints.validated:
             self.checkpoints.keep_best(self.trainer)
         if interrupted or due or self.done:
@@ -122,17 +128,20 @@ class EpochLoop(_TrainingEpochLoop):
         if interrupted:
             self.interrupts.leave(self.checkpoints.run)
 
-    def take_loss(self) -> float:
-        """Return the loss of the step; on a GPU 0 unless the step is logged, as reading it waits for the device."""
+    def watch_loss(self) -> None:
+        """Keep a description of the first loss that is NaN or infinite.
+
+        On a GPU only the steps that are logged are checked, as reading a loss waits for the device.
+        """
         loss, self.checkpoints.loss = self.checkpoints.loss, None
-        if loss is None or (loss.device.type != "cpu" and self.global_step % self.trainer.log_every_n_steps):
-            return 0.0
-        return loss.item()
+        is_read = loss is not None and (
+            loss.device.type == "cpu" or self.global_step % self.trainer.log_every_n_steps == 0
+        )
+        if loss is not None and is_read and not self.wrong_loss and not isfinite(loss.item()):
+            self.wrong_loss = self.explain_loss(loss.item())
 
     def explain_loss(self, loss: float) -> str:
-        """Describe where the loss is NaN or infinite, with the indices of the training samples if they are known."""
-        if isfinite(loss):
-            return ""
+        """Describe where a loss was NaN or infinite, with the indices of the training samples if they are known."""
         loader, samples = self.trainer.train_dataloader, ""
         if isinstance(loader, DataLoader) and loader.batch_sampler and not isinstance(loader.dataset, IterableDataset):
             self.seed_reading()
@@ -184,7 +193,7 @@ def install_loops(trainer: Trainer, seed: int, checkpoints: Checkpoints, interru
     old = trainer.fit_loop
     trainer.fit_loop = fit_loop = FitLoop(trainer, old.min_epochs, old.max_epochs)
     fit_loop.epoch_loop = loop = EpochLoop(trainer, old.min_steps, old.max_steps)
-    loop.seed, loop.checkpoints, loop.interrupts = seed, checkpoints, interrupts
+    loop.seed, loop.checkpoints, loop.interrupts, loop.rhythm = seed, checkpoints, interrupts, Rhythm()
     process = trainer.strategy.process_dataloader  # Lightning calls it for each loader, before workers start
 
     def process_dataloader(loader: Any) -> Any:

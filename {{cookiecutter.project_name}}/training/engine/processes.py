@@ -1,6 +1,7 @@
 """Several processes that train one model."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,12 +23,40 @@ def gather(trainer: Trainer, value: Any) -> list[Any]:
     return values
 
 
+def largest(trainer: Trainer, *values: float) -> list[float]:
+    """Return the largest of each value in all processes."""
+    if trainer.world_size == 1:
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float32, device=trainer.strategy.root_device)
+    return list(trainer.strategy.reduce(tensor, reduce_op="max").tolist())
+
+
 def agree(trainer: Trainer, *flags: bool) -> list[bool]:
     """Return for each flag whether it is true in any process."""
-    if trainer.world_size == 1:
-        return list(flags)
-    tensor = torch.tensor(flags, dtype=torch.int32, device=trainer.strategy.root_device)
-    return [bool(flag) for flag in trainer.strategy.reduce(tensor, reduce_op="max").tolist()]
+    return [bool(flag) for flag in largest(trainer, *flags)]
+
+
+class Rhythm:
+    """Decides after which steps several processes agree: about once a second, after the same steps in each process.
+
+    An agreement waits for all processes and their devices, which can take longer than a step.
+    """
+
+    LONGEST = 50  # steps between two agreements, should the steps become slower
+
+    def __init__(self) -> None:
+        self.steps, self.interval, self.begun = 0, 1, time.monotonic()
+
+    def is_due(self, trainer: Trainer, half_done: bool) -> bool:
+        """Count a step, and return whether the processes agree after it; never while gradients are accumulated."""
+        self.steps += 1
+        return not half_done and (trainer.world_size == 1 or self.steps >= self.interval)
+
+    def restart(self, trainer: Trainer) -> None:
+        """Set the number of steps until the next agreement from the time since the last one in the slowest process."""
+        (seconds,) = largest(trainer, time.monotonic() - self.begun)
+        self.interval = max(1, min(self.LONGEST, int(self.steps / max(seconds, 0.001))))
+        self.steps, self.begun = 0, time.monotonic()
 
 
 @contextmanager
