@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import sys
 import tomllib
 from importlib.metadata import packages_distributions, version
@@ -64,6 +65,9 @@ ROLES = {
 }
 
 
+CI_FILES = {"github": [".github/workflows/test.yml"]}
+
+
 def expected_files(variant: str, logger: str = LOGGERS[0]) -> list[str]:
     module = QUESTIONS["_variants"][variant]["module"]
     return sorted([*FILES, f"data/{module}", *LOGGER_FILES.get(logger, [])])
@@ -81,6 +85,28 @@ def test_project_holds_exactly_these_files(bake: Bake, variant: str) -> None:
 @pytest.mark.parametrize("logger", LOGGERS)
 def test_logger_adds_its_own_file_at_most(bake: Bake, logger: str) -> None:
     assert files(bake(logger=logger)) == expected_files(VARIANTS[0], logger)
+
+
+@pytest.mark.parametrize("ci", QUESTIONS["ci"])
+def test_continuous_integration_is_one_file(bake: Bake, ci: str) -> None:
+    project = bake(ci=ci)
+    assert files(project) == sorted([*expected_files(VARIANTS[0]), *CI_FILES.get(ci, [])])
+    assert (project.path / ".github").exists() == (ci == "github")
+
+
+@pytest.mark.slow
+def test_workflow_installs_what_it_runs_and_passes(bake: Bake) -> None:
+    project = bake(ci="github")
+    (file,) = CI_FILES["github"]
+    (job,) = yaml.safe_load((project.path / file).read_text(encoding="utf-8"))["jobs"].values()
+    commands = [shlex.split(step["run"]) for step in job["steps"] if "run" in step]
+    installed = " ".join(word for command in commands if command[0] == "pip" for word in command)
+    assert "-r requirements.txt" in installed
+    tools = [command for command in commands if command[0] != "pip"]
+    assert [tool for tool, *_ in tools] == ["ruff", "pytest"]
+    for tool, *rest in tools:
+        assert f" {tool}>=" in installed
+        project.module(tool, *rest)
 
 
 @by_variant
@@ -117,12 +143,13 @@ def test_table_and_files_agree() -> None:
     assert list(QUESTIONS["_variants"]) == VARIANTS
     assert set(QUESTIONS["_modules"]) == {row["module"] for row in QUESTIONS["_variants"].values()}
     assert list(QUESTIONS["_loggers"]) == LOGGERS
+    assert list(QUESTIONS["_ci"]) == QUESTIONS["ci"]
 
 
 def test_every_question_and_choice_has_a_label() -> None:
     asked = [key for key in QUESTIONS if not key.startswith("_")]
     assert list(QUESTIONS["__prompts__"]) == asked
-    for key in ("variant", "logger"):
+    for key in ("variant", "logger", "serving", "ci"):
         assert [choice for choice in QUESTIONS["__prompts__"][key] if choice != "__prompt__"] == QUESTIONS[key]
 
 

@@ -148,6 +148,7 @@ def test_pictures_are_predicted_as_the_exported_networks_do(train: Train, varian
         done = run.project.run("training/export.py", "--format", form, "--ckpt_path", run.best)
         file = run.best.with_suffix(suffix)
         assert done.stdout.startswith(f"{file}\n")
+        run_last_line(run, done.stdout)
         logits = run_exported(run, form, file, batch)
         file.unlink()
         if logits is not None:
@@ -182,6 +183,14 @@ def run_exported(run: Run, form: str, file: Path, batch: torch.Tensor) -> torch.
     return torch.from_numpy(session.run(None, {"input": batch.numpy()})[0])
 
 
+def run_last_line(run: Run, printed: str) -> None:
+    """Run what export.py says about the use of a file, without Lightning unless it says that the project is needed."""
+    needs, _, code = printed.splitlines()[-1].partition(": ")
+    hidden = [] if needs == "in the project" else ["lightning", "data", "models", "training"]
+    before = f"import sys, torch; sys.modules |= dict.fromkeys({hidden}); inputs = [torch.zeros(3, 64, 64)]"
+    run.project.run("-c", f"{before}; {code}; assert len(outputs if 'outputs' in vars() else state_dict)")
+
+
 @by([name for name in VARIANTS if name not in CLASSIFIERS])
 def test_every_format_is_written_or_refused_in_a_sentence(train: Train, variant: str) -> None:
     run = train(variant)
@@ -191,6 +200,7 @@ def test_every_format_is_written_or_refused_in_a_sentence(train: Train, variant:
         done = run.project.run("training/export.py", f"--format={form}", "--ckpt_path", run.best, status=1 - possible)
         if possible:
             assert re.search(r"differ from the checkpoint's by \d\.\de[-+]\d+ at most", done.stdout)
+            run_last_line(run, done.stdout)
             file.unlink()
         else:
             assert re.fullmatch(f"error: {form} cannot hold this network, weights and model can .*\n", done.stderr)

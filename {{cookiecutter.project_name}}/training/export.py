@@ -21,7 +21,16 @@ from models.my_model import MyModel
 from training.engine.evaluation import CheckpointCLI
 from training.engine.interrupts import run_command
 
-SUFFIXES = {"weights": ".weights.pth", "model": ".model.pth", "onnx": ".onnx", "pt2": ".pt2"}
+WITHOUT = "without Lightning: import "
+FORMATS = {  # the suffix of a file, and how it is used
+    "weights": (".weights.pth", WITHOUT + "torch; state_dict = torch.load({file}, weights_only=True)"),
+    "model": (".model.pth", "in the project: import torch; outputs = torch.load({file}, weights_only=False)({inputs})"),
+    "onnx": (
+        ".onnx",
+        WITHOUT + "numpy, onnxruntime as ort; outputs = ort.InferenceSession({file}).run(None, {inputs})",
+    ),
+    "pt2": (".pt2", WITHOUT + "torch; outputs = torch.export.load({file}).module()({inputs})"),
+}
 
 
 class ExportCLI(CheckpointCLI):
@@ -29,8 +38,7 @@ class ExportCLI(CheckpointCLI):
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
         help_ = "state_dict, whole module by torch.save, ONNX file, or torch.export program."
-        formats = Literal["weights", "model", "onnx", "pt2"]
-        parser.add_argument("--format", type=formats, default="weights", help=help_)
+        parser.add_argument("--format", type=Literal["weights", "model", "onnx", "pt2"], default="weights", help=help_)
         help_ = "File to write; by default it lies beside the checkpoint."
         parser.add_argument("--output", type=Path | None, default=None, help=help_)
 
@@ -40,7 +48,7 @@ def main(args: list[str] | None = None) -> None:
     form = cli.config.format
     if form == "onnx" and not (find_spec("onnxruntime") and find_spec("onnxscript")):
         raise OSError('onnx needs two more packages: pip install "onnxruntime>=1.20,<2" "onnxscript>=0.5,<1"')
-    output = cli.config.output or cli.ckpt_path.with_suffix(SUFFIXES[form])
+    output = cli.config.output or cli.ckpt_path.with_suffix(FORMATS[form][0])
     cli.load_weights(cli.ckpt_path)
     module, example = cli.model, find_example(cli)
     if hasattr(cli.model, "export_module"):
@@ -58,6 +66,7 @@ def main(args: list[str] | None = None) -> None:
     finally:
         unchecked.unlink(missing_ok=True)
     print(f"{output}\nread back, its outputs differ from the checkpoint's by {difference:.1e} at most")
+    print(describe_use(form, output.resolve(), example))
 
 
 def find_example(cli: ExportCLI) -> tuple[Any, ...]:
@@ -87,11 +96,8 @@ def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) ->
     Raises:
         OSError: The format cannot hold the module.
     """
-    if form == "weights":
-        torch.save(module.state_dict(), file)
-        return
-    if form == "model":
-        torch.save(module, file)
+    if form in ("weights", "model"):
+        torch.save(module if form == "model" else module.state_dict(), file)
         return
     try:
         sizes = tuple({axis: Dim.AUTO for axis, n in enumerate(tensor.shape) if n > 1} for tensor in example)
@@ -126,6 +132,19 @@ def read(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> 
     session = InferenceSession(file)
     feed = {node.name: tensor.numpy() for node, tensor in zip(session.get_inputs(), example, strict=True)}
     return torch.from_numpy(session.run(None, feed)[0])
+
+
+def describe_use(form: str, file: Path, example: tuple[Any, ...]) -> str:
+    """What a written file needs, and after the colon a line of Python that uses it with ones as inputs."""
+    make = "numpy.ones({}, numpy.{})" if form == "onnx" else "torch.ones({}, dtype=torch.{})"
+    inputs = ["inputs"] * len(example)  # unless they are tensors
+    for i, each in enumerate(example):
+        if isinstance(each, Tensor):
+            inputs[i] = make.format(tuple(each.shape), str(each.dtype).removeprefix("torch."))
+    if form == "onnx":
+        feed = ", ".join(f"'input{i or ''}': {each}" for i, each in enumerate(inputs))
+        inputs = [f"{{{feed}}}"]
+    return FORMATS[form][1].format(file=repr(str(file)), inputs=", ".join(inputs))
 
 
 def largest_difference(actual: Any, expected: Any) -> float:
