@@ -141,7 +141,10 @@ class ProjectCLI(LightningCLI):
         config = self.config.clone()
         self.place(config.trainer)
         self.config_init = self.parser.instantiate_classes(config)
-        self.datamodule = self._datamodule_class(**self.config_init.get("data", {}))
+        try:
+            self.datamodule = self._datamodule_class(**self.config_init.get("data", {}))
+        except MisconfigurationException as error:
+            self.parser.error(str(error))
         for name, value in self.given.items():
             setattr(self.datamodule, name, value)
         linked = {name: getattr(self.datamodule, name) for name in self.linked}
