@@ -329,17 +329,13 @@ def test_tokens_come_from_the_training_texts_alone(texts: Variant, tmp_path: Pat
     file = save(frame, tmp_path)
     code = f"""
 from tokenizers import Tokenizer
-from data.data_module import MyDataModule, split_of
-import pandas as pd
-frame = pd.read_csv({str(file)!r})
-held_out = frame["text"].map(split_of) != "train"
-frame.loc[held_out, "text"] += " " + "qz" * 9
-frame.to_csv({str(file)!r}, index=False)
+from data.data_module import MyDataModule
 data = MyDataModule(csv={str(file)!r})
-kept = set(data.splits["train"]["text"])
+for split in ("val", "test"):
+    data.splits[split] = data.splits[split].assign(text="qz" * 9)
 tokens = Tokenizer.from_str(data.tokenizer).get_vocab()
 assert "ab" in tokens
-assert ("qz" in tokens) == any("qz" in text for text in kept)
+assert "qz" not in tokens
 """
     texts.run("code", code)
 

@@ -132,8 +132,12 @@ class Sweeper:
 
     def start_and_kill(self, *flags: str) -> None:
         """Kills the command, but not its trials, once the first of these waits."""
+        self.start_and_kill_at(*flags, trial=0)
+
+    def start_and_kill_at(self, *flags: str, trial: int) -> None:
+        """Kills the command, but not its trials, once a trial waits."""
         process = self.start(*flags)
-        self.waiting(0)
+        self.waiting(trial)
         process.kill()
         process.join()
 
@@ -490,3 +494,64 @@ def test_database_can_hold_the_results(sweeper: Sweeper, tmp_path: Path) -> None
     sweeper.run("--seeds", "2", "--storage", url)
     assert states(sweeper.folder) == ["finished", "finished"]
     assert not (sweeper.folder / "journal.log").exists()
+
+
+@pytest.mark.slow
+def test_folds_are_trained_and_each_sample_is_predicted_by_a_model_that_has_not_seen_it(bake: Bake) -> None:
+    project = bake(fresh=True, project_name="folded")
+    done = project.run("training/sweep.py", "--folds", "3", "--name", "folds", *SHORT)
+    assert done.stderr == ""
+    folder = project.path / "logs" / "sweeps" / "folds"
+    assert sorted(row["data.fold"] for row in read_results(folder)) == ["1", "2", "3"]
+    assert set(states(folder)) == {"finished"}
+    assert (folder / "folds.png").exists()
+    rows = read_rows(folder / "out_of_fold.csv", "fold")
+    code = """
+from training.sweeps.plan import ROOT
+from training.sweeps.folds import MyDataModule, MyModel, predict_fold
+data = MyDataModule(folds=3, fold=2)
+data.setup("fit")
+print(len(data.train) + len(data.val))
+print([data.class_names[target] for target in data.val.tensors[1]])
+checkpoint = ROOT / "logs/sweeps/folds/0001/checkpoints/best.ckpt"
+del MyDataModule.predict_split
+try:
+    predict_fold(checkpoint)
+except OSError as error:
+    print(error)
+del MyModel.predict_step
+print(len(predict_fold(checkpoint)), len(data.val))
+"""
+    count, truths, refusal, sizes = project.run("-c", code).stdout.splitlines()
+    assert len(rows) == int(count)
+    assert [row["truth"] for row in rows if row["fold"] == "2"] == json.loads(truths.replace("'", '"'))
+    accuracy = mean(row["truth"] == row["class"] for row in rows)
+    assert f"{accuracy:.4f}" in done.stdout
+    assert "predict_step" in refusal and "predict_split" in refusal
+    assert len(set(sizes.split())) == 1
+
+
+def test_sweep_over_folds_resumes_and_names_the_ones_that_are_left(sweeper: Sweeper) -> None:
+    sweeper.tell(_0001=["wait"])
+    sweeper.start_and_kill_at("--folds=3", trial=1)
+    assert states(sweeper.folder) == ["finished", "unfinished", "unfinished"][: len(states(sweeper.folder))]
+    sweeper.go()
+    sweeper.run("--folds=3")
+    assert states(sweeper.folder) == ["finished"] * 3
+    assert [row["data.fold"] for row in read_results(sweeper.folder)] == ["1", "2", "3"]
+    assert len([line for line in sweeper.starts() if "started" in line]) == 3
+
+
+def test_failed_fold_leaves_no_out_of_fold_predictions(sweeper: Sweeper) -> None:
+    sweeper.tell(_0001=["fail"])
+    printed = sweeper.run("--folds=3")
+    assert "no out-of-fold predictions: 1 of 3 folds have not finished" in printed
+    assert not (sweeper.folder / "out_of_fold.csv").exists()
+
+
+def test_folds_are_planned_by_number(sweeper: Sweeper) -> None:
+    lines = sweeper.run("--folds=2", "--dry_run", "--model.lr=0.01").splitlines()
+    commands = [f"python training/train.py --model.lr=0.01 --data.folds=2 --data.fold={fold}" for fold in (1, 2)]
+    assert lines == commands
+    for flags in (["--folds=1"], ["--folds=2", "--data.fold=1"], ["--folds=2", "--data.folds=2"]):
+        assert "error:" in sweeper.run(*flags, status=2)

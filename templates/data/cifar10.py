@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +24,7 @@ from torchvision.datasets import CIFAR10
 from torchvision.transforms.v2.functional import resize, to_dtype
 
 from data.pictures import find_pictures, random_shift, read_picture
+from data.splits import AtLeastTwo, check_fold, make_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 32  # height and width of the pictures in the files, in pixels
@@ -106,6 +108,8 @@ class MyDataModule(LightningDataModule):
     Args:
         data_dir: Folder that holds cifar-10-batches-py/, CIFAR-10's or your own in this format with any number of
             classes. A missing folder is downloaded. A relative path starts at the project's root.
+        folds: Number of folds that take the place of train and val; null uses the splits above.
+        fold: The fold that validates, from 1 to `folds`; the others train.
         batch_size: Samples per step and device.
         image_size: Height and width in pixels to which pictures are resized. Networks that were pretrained on ImageNet
             are best at 224; 32 is the size in the files and far faster.
@@ -115,11 +119,14 @@ class MyDataModule(LightningDataModule):
     """
 
     inputs: Sequence[str] = ()  # picture files and folders to predict
+    predict_split: str | None = None  # split that is predicted completely if there are no inputs
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as pretrained networks need them
 
     def __init__(
         self,
         data_dir: str = "data",
+        folds: AtLeastTwo | None = None,  # type: ignore[valid-type]
+        fold: PositiveInt | None = None,
         batch_size: PositiveInt = 128,
         image_size: PositiveInt = 224,
         shift: NonNegativeInt = 4,
@@ -128,6 +135,8 @@ class MyDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.folder = ROOT / Path(data_dir).expanduser() / CIFAR10.base_folder
+        check_fold(folds, fold)
+        self.folds, self.fold = folds, fold
         self.batch_size, self.image_size, self.num_workers = batch_size, image_size, num_workers
         self.shift, self.flip = shift, flip
 
@@ -192,13 +201,14 @@ class MyDataModule(LightningDataModule):
             self.predict = self._read_inputs()
             return
         (images, targets), test = self.samples
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        splits = order.tensor_split((len(order) // 10,))
-        self.val, self.train = (BatchDataset(images[split], targets[split]) for split in splits)
+        digests = [sha256(image).hexdigest() for image in images.numpy()]
+        split = make_splits(digests, targets.numpy(), parts={"val": 10}, folds=self.folds, fold=self.fold)
+        rows = [split == name for name in ("train", "val")]
+        self.train, self.val = (BatchDataset(images[each], targets[each]) for each in rows)
         self.test = BatchDataset(*test)
         self._check_splits()
         if stage == "predict":
-            self.predict = self._first_test_samples()
+            self.predict = self._known_samples()
 
     def _check_splits(self) -> None:
         """Checks that the splits fit each other and the model.
@@ -210,7 +220,9 @@ class MyDataModule(LightningDataModule):
         for split in (self.train, self.val, self.test):
             classes = set(split.tensors[1].tolist())
             if not classes:
-                raise MisconfigurationException(f"{self.folder} has too few pictures: use 10 or more for training")
+                raise MisconfigurationException(
+                    f"{self.folder} has too few pictures: use several of each class for training"
+                )
             if unknown := {*(classes - known), *(i for i in classes if not 0 <= i < len(self.class_names))}:
                 raise MisconfigurationException(
                     f"{self.folder} has pictures of the classes {sorted(unknown)}, which have no name in batches.meta"
@@ -222,10 +234,12 @@ class MyDataModule(LightningDataModule):
         files = find_pictures(self.inputs)
         return [(read_picture(file, (3, SIZE, SIZE)), {"input": str(file)}) for file in files]
 
-    def _first_test_samples(self) -> list[tuple[Tensor, dict[str, str]]]:
-        images, targets = self.test[:8]
+    def _known_samples(self) -> list[tuple[Tensor, dict[str, str]]]:
+        """All samples of `predict_split`, or the first ones of the test."""
+        split = self.predict_split or "test"
+        images, targets = getattr(self, split)[: None if self.predict_split else 8]
         truths = [self.class_names[target] for target in targets]
-        return [(images[i], {"input": f"test {i}", "truth": truth}) for i, truth in enumerate(truths)]
+        return [(images[i], {"input": f"{split} {i}", "truth": truth}) for i, truth in enumerate(truths)]
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train, shuffle=True)

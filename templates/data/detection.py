@@ -27,6 +27,7 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from data import canvases
 from data.canvases import SIDE, SPLITS, Picture, refuse, split_of, split_samples
+from data.splits import AtLeastTwo, check_fold
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LISTED = 20  # classes whose boxes are counted in the output
@@ -57,14 +58,17 @@ def without_crowds(target: Target) -> Target:
     return make_target(boxes, labels, iscrowd, target["image_id"], target["boxes"].canvas_size)
 
 
-def embedded_samples() -> dict[str, list[Sample]]:
-    """The embedded pictures with their targets, by split."""
-    splits: dict[str, list[Sample]] = {}
-    for split, drawn in canvases.make_canvases().items():
-        for i, canvas in enumerate(drawn):
-            target = make_target(canvas.boxes, canvas.labels + 1, torch.zeros_like(canvas.labels), i, (SIDE, SIDE))
-            splits.setdefault(split, []).append((canvas.picture, target))
-    return splits
+def embedded_samples() -> tuple[list[Sample], list[str]]:
+    """The embedded pictures with their targets, and for each the part that it belongs to."""
+    samples: list[Sample] = []
+    groups: list[str] = []
+    for part, drawn in enumerate(canvases.make_canvases()):
+        for canvas in drawn:
+            crowd = torch.zeros_like(canvas.labels)
+            target = make_target(canvas.boxes, canvas.labels + 1, crowd, len(samples), (SIDE, SIDE))
+            samples.append((canvas.picture, target))
+            groups.append(str(part))
+    return samples, groups
 
 
 def find_annotations(folder: Path) -> dict[str, Path]:
@@ -234,11 +238,14 @@ class MyDataModule(LightningDataModule):
         anchor_sizes: Sides of the network's anchor boxes in pixels, in ascending order; null depends on the training
             boxes.
         flip: Mirror half of the training pictures.
+        folds: Number of folds that take the place of train and val; the test split stays.
+        fold: The fold that validates, from 1 to `folds`; the others train.
         batch_size: Pictures per step and device.
         num_workers: Processes that read pictures; with 0, the main process does. Use more for photographs on a GPU.
     """
 
     inputs: Sequence[str] = ()  # picture files and folders to predict
+    predict_split: str | None = None  # split that is predicted completely if there are no inputs
 
     def __init__(
         self,
@@ -249,13 +256,17 @@ class MyDataModule(LightningDataModule):
         max_size: PositiveInt = 1333,
         anchor_sizes: AnchorSizes | None = None,
         flip: bool = False,
+        folds: AtLeastTwo | None = None,  # type: ignore[valid-type]
+        fold: PositiveInt | None = None,
         batch_size: PositiveInt = 8,
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        check_fold(folds, fold)
         self.data_dir = ROOT / Path(data_dir).expanduser() if data_dir else None
         self.batch_size, self.num_workers = batch_size, num_workers
+        self.folds = folds, fold
 
     @cached_property
     def annotated(self) -> dict[str, Json]:
@@ -284,7 +295,9 @@ class MyDataModule(LightningDataModule):
         """
         self.left_out: Counter[str] = Counter()
         if self.data_dir is None:
-            return {digit + 1: str(digit) for digit in range(10)}, embedded_samples()
+            drawn, groups = embedded_samples()
+            names = {digit + 1: str(digit) for digit in range(10)}
+            return names, split_samples("the embedded data", {"train": drawn}, groups, *self.folds)
         refuse(self.data_dir, [] if self.annotated else ["there is no such folder"])
         sizes = {image["file"]: image["size"] for content in self.annotated.values() for image in content["images"]}
         with ThreadPoolExecutor() as pool:
@@ -294,12 +307,15 @@ class MyDataModule(LightningDataModule):
         categories = merge_categories(self.annotated["train"])
         splits = {}
         for split, content in self.annotated.items():
-            drop, names = self.hparams["drop_bad_boxes"], list(categories.values())
-            splits[split], found, left_out = make_samples(content, pictures, names, drop)
+            drop = self.hparams["drop_bad_boxes"]
+            splits[split], found, left_out = make_samples(content, pictures, list(categories.values()), drop)
             problems += [f"{split}: {problem}" for problem in found]
             self.left_out += left_out
         refuse(self.data_dir, problems)
-        splits = split_samples(self.data_dir, splits)
+        if self.folds[0] or not splits.keys() >= {*SPLITS}:
+            read = [picture for part in splits.values() for picture, _ in part]
+            files = [picture.file for picture in read if isinstance(picture, Picture)]
+            splits = split_samples(self.data_dir, splits, canvases.group_copies(files), *self.folds)
         splits["train"] = [(picture, without_crowds(target)) for picture, target in splits["train"]]
         empty = [split for split in SPLITS if not any((target["iscrowd"] == 0).any() for _, target in splits[split])]
         if "train" in empty:
@@ -352,8 +368,9 @@ class MyDataModule(LightningDataModule):
         self.train = PictureDataset(splits["train"], RandomHorizontalFlip() if self.hparams["flip"] else None)
         self.val, self.test = PictureDataset(splits["val"]), PictureDataset(splits["test"])
         first: list[Sample] = []
-        for i, (picture, target) in enumerate(splits["test"][:8]):
-            name = str(picture.file) if isinstance(picture, Picture) else f"test {i}"
+        split = self.predict_split or "test"
+        for i, (picture, target) in enumerate(splits[split][: None if self.predict_split else 8]):
+            name = str(picture.file) if isinstance(picture, Picture) else f"{split} {i}"
             first.append((picture, {"input": name, "image_id": target["image_id"]}))
         self.predict = PictureDataset(first)
 
@@ -378,6 +395,8 @@ class MyDataModule(LightningDataModule):
         labels = torch.cat([target["labels"] for part in splits.values() for _, target in part]).tolist()
         boxes = [f"{name} ({labels.count(i)})" for i, name in enumerate(self.class_names[:MAX_LISTED], start=1)]
         parts = ", ".join(f"{len(splits[split])} {split}" for split in SPLITS)
+        if self.folds[0]:
+            parts += f", fold {self.folds[1]} of {self.folds[0]}"
         lines = [f"data: {self.data_dir or 'the embedded data'}, pictures: {parts}", f"boxes: {', '.join(boxes)}"]
         return "\n".join(lines + [f"left out: {number} {what}" for what, number in self.left_out.items()])
 

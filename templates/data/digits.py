@@ -5,6 +5,7 @@ Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, ht
 
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_convert
 
 from data.pictures import find_pictures, random_shift, read_picture
+from data.splits import AtLeastTwo, check_fold, make_splits
 
 
 class BatchDataset(TensorDataset):
@@ -25,23 +27,33 @@ class BatchDataset(TensorDataset):
 
 
 class MyDataModule(LightningDataModule):
-    """Digits in memory, split at random in the same way each time: 70% train, 10% val, 20% test.
+    """Digits in memory, always in the same splits: 70% train, 10% val, 20% test, of each class.
 
     A batch is a pair: pictures (N, 1, 8, 8), float32 in [0, 1], and classes (N,), int64.
 
     Args:
+        folds: Number of folds that take the place of train and val; null uses the splits above.
+        fold: The fold that validates, from 1 to `folds`; the others train.
         batch_size: Samples per step and device.
         shift: Largest random shift of training pictures in pixels; 0 disables it.
         num_workers: Processes that read batches; 0 is fastest for data in memory.
     """
 
     inputs: Sequence[str] = ()  # picture files and folders to predict
+    predict_split: str | None = None  # split that is predicted completely if there are no inputs
     mean, std = (0.3049,), (0.3755,)  # of the training pixels
 
     def __init__(
-        self, batch_size: PositiveInt = 64, shift: NonNegativeInt = 1, num_workers: NonNegativeInt = 0
+        self,
+        folds: AtLeastTwo | None = None,  # type: ignore[valid-type]
+        fold: PositiveInt | None = None,
+        batch_size: PositiveInt = 64,
+        shift: NonNegativeInt = 1,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
+        check_fold(folds, fold)
+        self.folds, self.fold = folds, fold
         self.batch_size, self.shift, self.num_workers = batch_size, shift, num_workers
 
     @cached_property
@@ -62,21 +74,24 @@ class MyDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         images, targets = self.samples
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        splits = order.tensor_split((int(0.7 * len(order)), int(0.8 * len(order))))
-        self.train, self.val, self.test = (BatchDataset(images[split], targets[split]) for split in splits)
+        digests = [sha256(image).hexdigest() for image in images.numpy()]
+        split = make_splits(digests, targets.numpy(), folds=self.folds, fold=self.fold)
+        rows = [split == name for name in ("train", "val", "test")]
+        self.train, self.val, self.test = (BatchDataset(images[each], targets[each]) for each in rows)
         if stage == "predict":
-            self.predict = self._read_inputs() if self.inputs else self._first_test_samples()
+            self.predict = self._read_inputs() if self.inputs else self._known_samples()
 
     def _read_inputs(self) -> list[tuple[Tensor, dict[str, str]]]:
         """The pictures to predict, each with the columns to print before its prediction."""
         files = find_pictures(self.inputs)
         return [(read_picture(file, self.image_shape), {"input": str(file)}) for file in files]
 
-    def _first_test_samples(self) -> list[tuple[Tensor, dict[str, str]]]:
-        images, targets = self.test[:8]
+    def _known_samples(self) -> list[tuple[Tensor, dict[str, str]]]:
+        """All samples of `predict_split`, or the first ones of the test."""
+        split = self.predict_split or "test"
+        images, targets = getattr(self, split)[: None if self.predict_split else 8]
         truths = [self.class_names[target] for target in targets]
-        return [(images[i], {"input": f"test {i}", "truth": truth}) for i, truth in enumerate(truths)]
+        return [(images[i], {"input": f"{split} {i}", "truth": truth}) for i, truth in enumerate(truths)]
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train, shuffle=True)

@@ -15,11 +15,13 @@ from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from pandas.api.types import is_datetime64_any_dtype
+from sklearn.model_selection import TimeSeriesSplit
 from sklearn.preprocessing import StandardScaler
 from statsmodels.datasets import co2
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_convert
 
+from data.splits import AtLeastTwo, check_fold
 from data.tables import (
     Header,
     convert_numbers,
@@ -196,11 +198,14 @@ class MyDataModule(LightningDataModule):
         header: none if the first row is data, first if it holds names; null expects names that do not look like data.
         separator: Character between fields, tab or blank; null finds it.
         encoding: Encoding of the file, such as cp1252; null finds it.
+        folds: Number of folds: the rows before the test are divided into one part more than that.
+        fold: The fold, from 1: the parts before it train, the next one validates, and those after it are not used.
         batch_size: Windows per step and device.
         num_workers: Processes that make batches; 0 is fastest for data in memory.
     """
 
     inputs: Sequence[str] = ()  # CSV files to forecast
+    predict_split: str | None = None  # split that is predicted completely if there are no inputs
 
     def __init__(
         self,
@@ -219,11 +224,14 @@ class MyDataModule(LightningDataModule):
         header: Header | None = None,
         separator: str | None = None,
         encoding: str | None = None,
+        folds: AtLeastTwo | None = None,  # type: ignore[valid-type]
+        fold: PositiveInt | None = None,
         batch_size: PositiveInt = 32,
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        check_fold(folds, fold)
         self.file = ROOT / Path(csv).expanduser() if csv else None
         self.batch_size, self.num_workers = batch_size, num_workers
         self.given_time = [] if time in (None, "none") else [time] if isinstance(time, str) else list(time)
@@ -358,10 +366,15 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def borders(self) -> tuple[int, int, int]:
-        """The rows at which train, val and test end."""
-        rows = len(self.regular[0])
+        """The rows at which train and val end, and at which the test begins."""
+        rows, folds = len(self.regular[0]), self.hparams["folds"]
         test = round(rows * (1 - self.hparams["test_share"]))
-        return round(test - rows * self.hparams["val_share"]), test, rows
+        if folds is None:
+            return round(test - rows * self.hparams["val_share"]), test, test
+        if test <= folds:
+            refuse(self.file, [f"{test} rows before the test are too few for --data.folds {folds}"])
+        train, val = list(TimeSeriesSplit(folds).split(range(test)))[self.hparams["fold"] - 1]
+        return len(train), len(train) + len(val), test
 
     @cached_property
     def scaler(self) -> StandardScaler:
@@ -380,10 +393,13 @@ class MyDataModule(LightningDataModule):
 
     def report(self) -> str:
         """What was read: a line each for steps, times and columns, and one for each decision that was made."""
-        clock, (first, second, end) = self.regular[1], self.borders
+        (values, clock), (first, second, test) = self.regular, self.borders
+        end = len(values)
         times = f"from {clock.label(0)} to {clock.label(end - 1)}, read as {self.times[0]}"
         forms = {name: f" ({form})" for name, form in self.forms.items() if form != "."}
-        sizes = f"{first} train, {second - first} val, {end - second} test"
+        sizes = f"{first} train, {second - first} val, {end - test} test"
+        if self.hparams["folds"]:
+            sizes += f", fold {self.hparams['fold']} of {self.hparams['folds']}"
         lines = [
             f"data: {self.file or 'the embedded data'}, {end} steps: {sizes}",
             f"times: {' and '.join(self.times[1:]) or 'rows'} {times}",
@@ -393,22 +409,23 @@ class MyDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "predict":
-            self.predict = [self._read_input(Path(file)) for file in self.inputs] or [self._last_test_window()]
+            self.predict = [self._read_input(Path(file)) for file in self.inputs] or self._known_windows()
             warn_of_guesses(self.notes)
             return
         if stage == "fit":
             rank_zero_only(print)(self.report(), flush=True)
-        first, second, end = self.borders
+        first, second, test = self.borders
         self.train = self._windows(self.lookback, first)
         self.val = self._windows(first, second)
-        self.test = self._windows(second, end)
+        self.test = self._windows(test, len(self.regular[0]))
 
     def _windows(self, first: int, end: int) -> BatchDataset:
         """All windows with targets in the rows from `first` to before `end`."""
         size = self.lookback + self.horizon
         if end - first < self.horizon or first < self.lookback:
             wanted = f"--data.lookback {self.lookback} and --data.horizon {self.horizon}"
-            refuse(self.file, [f"{len(self.regular[0])} rows are too few for {wanted}: use smaller ones"])
+            hint = "use smaller ones" + (", or fewer --data.folds" if self.hparams["folds"] else "")
+            refuse(self.file, [f"{len(self.regular[0])} rows are too few for {wanted}: {hint}"])
         rows = torch.tensor(self.regular[0][first - self.lookback : end], dtype=torch.float32)
         windows = rows.unfold(0, size, 1).transpose(1, 2)  # (N, size, C), without copying
         return BatchDataset(windows[:, : self.lookback], windows[:, self.lookback :])
@@ -420,11 +437,19 @@ class MyDataModule(LightningDataModule):
             refuse(file, [f"{len(values)} rows are too few, the network needs {self.lookback}"])
         return self._window(values, len(values), clock, str(file))
 
-    def _last_test_window(self) -> tuple[Tensor, dict[str, list[Any]]]:
+    def _known_windows(self) -> list[tuple[Tensor, dict[str, list[Any]]]]:
+        """All windows of `predict_split` whose forecasts do not overlap, or the last one of the test."""
         values, clock = self.regular
-        row = len(values) - self.horizon
-        inputs, columns = self._window(values, row, clock, "test")
-        return inputs, columns | {"truth": values[row:].flatten().tolist()}
+        first, second, test = self.borders
+        starts = {"train": self.lookback, "val": first, "test": test}
+        ends = {"train": first, "val": second, "test": len(values)}
+        split = self.predict_split or "test"
+        start = starts[split] if self.predict_split else len(values) - self.horizon
+        windows = []
+        for row in range(start, ends[split] - self.horizon + 1, self.horizon):
+            inputs, columns = self._window(values, row, clock, split)
+            windows.append((inputs, columns | {"truth": values[row : row + self.horizon].flatten().tolist()}))
+        return windows
 
     def _window(self, values: np.ndarray, row: int, clock: Clock, name: str) -> tuple[Tensor, dict[str, list[Any]]]:
         """A window to predict, (1, lookback, C), that ends before `row`, and columns with an entry per forecast."""

@@ -3,7 +3,6 @@
 Source of the digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, 10.24432/C50P49
 """
 
-import random
 import re
 import sys
 from collections import Counter, defaultdict
@@ -27,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Compose, Identity, RandomCrop, RandomHorizontalFlip, Transform
 
 from data.pictures import find_pictures, is_junk, leave_out_unreadable, list_pictures, open_picture, read_picture
+from data.splits import AtLeastTwo, check_fold, make_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 # Names of folders, in any case and also with endings as in "Training_Set".
@@ -184,27 +184,14 @@ def list_others(folder: Path, places: dict[Path, Place]) -> list[str]:
     return empty
 
 
-def split_off(samples: list[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
-    """Splits samples in two, the second part with `share` of each class: at random, but the same for the same files.
-
-    Copies of a picture stay together, and more than half of each class stays in the first part.
-    """
-    sizes = Counter(file.stat().st_size for file, _ in samples)
-    copies: defaultdict[tuple[int, bytes], list[Sample]] = defaultdict(list)
-    for file, name in samples:
-        size = file.stat().st_size
-        content = file.read_bytes() if sizes[size] > 1 else str(file).encode()  # files of other sizes differ anyway
-        copies[size, sha256(content).digest()].append((file, name))
-    by_class: defaultdict[str, list[list[Sample]]] = defaultdict(list)
-    for group in copies.values():
-        by_class[group[0][1]].append(group)
-    first, second = [], []
-    for name, groups in sorted(by_class.items()):
-        random.Random(name).shuffle(groups)
-        count = min(max(1, round(share * len(groups))), (len(groups) - 1) // 2)
-        second += [sample for group in groups[:count] for sample in group]
-        first += [sample for group in groups[count:] for sample in group]
-    return first, second
+def group_copies(folder: Path, files: Sequence[Path]) -> list[str]:
+    """A text for each file, which copies of a file have in common."""
+    sizes = Counter(file.stat().st_size for file in files)
+    groups = []
+    for file in files:
+        is_alone = sizes[file.stat().st_size] == 1  # so it has no copy
+        groups.append(str(file.relative_to(folder)) if is_alone else sha256(file.read_bytes()).hexdigest())
+    return groups
 
 
 class MyDataModule(LightningDataModule):
@@ -219,6 +206,8 @@ class MyDataModule(LightningDataModule):
             A relative path starts at the project's root.
         image_size: Height and width in pixels to which pictures are resized, after their centre is cropped to a square.
             Null takes the median of the shorter sides of the pictures, rounded to a multiple of 32 from 32 to 224.
+        folds: Number of folds that take the place of train and val; the test split stays.
+        fold: The fold that validates, from 1 to `folds`; the others train.
         batch_size: Samples per step and device.
         flip: Whether to mirror half of the training pictures at random; right for most photographs, wrong where left
             and right matter, as in digits.
@@ -226,17 +215,22 @@ class MyDataModule(LightningDataModule):
     """
 
     inputs: Sequence[str] = ()  # picture files and folders to predict
+    predict_split: str | None = None  # split that is predicted completely if there are no inputs
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as pretrained networks need them
 
     def __init__(
         self,
         data_dir: str | None = None,
         image_size: PositiveInt | None = None,
+        folds: AtLeastTwo | None = None,  # type: ignore[valid-type]
+        fold: PositiveInt | None = None,
         batch_size: PositiveInt = 64,
         flip: bool = False,
         num_workers: NonNegativeInt = 2,
     ) -> None:
         super().__init__()
+        check_fold(folds, fold)
+        self.folds, self.fold = folds, fold
         self.embedded = data_dir is None
         self.data_dir = ROOT / Path(data_dir or "data/digits").expanduser()
         self.image_size, self.batch_size, self.flip, self.num_workers = image_size, batch_size, flip, num_workers
@@ -254,12 +248,14 @@ class MyDataModule(LightningDataModule):
         if not self.data_dir.is_dir():
             raise FileNotFoundError(f"{self.data_dir} is not a folder: --data.data_dir needs CLASS/* or train/CLASS/*")
         self.root = find_root(self.data_dir)
-        splits, self.left_out = list_samples(self.root)
-        self.sources: dict[str, str] = {}  # of splits that have no pictures of their own
-        for split, share in (("test", 0.2), ("val", 0.1)):
-            if split not in splits:
-                splits["train"], splits[split] = split_off(splits["train"], share)
-                self.sources[split] = " (from train)"
+        found, self.left_out = list_samples(self.root)
+        given, samples = zip(*((split, sample) for split, part in found.items() for sample in part), strict=True)
+        files, names = zip(*samples, strict=True)
+        split_of_each = make_splits(group_copies(self.root, files), names, given, folds=self.folds, fold=self.fold)
+        splits: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+        for split, sample in zip(split_of_each, samples, strict=True):
+            splits[split].append(sample)
+        self.sources = {split: " (from train)" for split in SPLITS if split not in found}
         if not (splits["val"] and splits["test"]):
             raise MisconfigurationException(
                 f"{self.data_dir} has too few pictures to split: use five or more per class"
@@ -302,7 +298,7 @@ class MyDataModule(LightningDataModule):
         self.train = self._dataset("train", size + size // 7, Compose([RandomCrop(size), flip]))
         self.val, self.test = (self._dataset(split, size, Identity()) for split in ("val", "test"))
         if stage == "predict":
-            self.predict = self._some_test_samples(size)
+            self.predict = self._known_samples(size)
 
     def report(self) -> str:
         """What was read, in a few lines."""
@@ -311,6 +307,8 @@ class MyDataModule(LightningDataModule):
         classes = [f"{name} ({counts[name]})" for name in self.class_names[:MAX_LISTED]]
         if len(counts) > MAX_LISTED:
             classes.append(f"and {len(counts) - MAX_LISTED} more")
+        if self.folds:
+            parts.append(f"fold {self.fold} of {self.folds}")
         lines = [f"data: {self.root}, {counts.total()} pictures: {', '.join(parts)}", f"classes: {', '.join(classes)}"]
         return "\n".join(lines + [f"left out: {what}" for what in self.left_out])
 
@@ -328,9 +326,10 @@ class MyDataModule(LightningDataModule):
         numbers = {name: number for number, name in enumerate(self.class_names)}
         return PictureDataset(files, [numbers[name] for name in names], size, transform)
 
-    def _some_test_samples(self, size: int) -> PictureDataset:
-        samples = self.samples["test"]
-        files, names = zip(*samples[:: -(-len(samples) // 8)], strict=True)
+    def _known_samples(self, size: int) -> PictureDataset:
+        """All samples of `predict_split`, or some of the test."""
+        samples = self.samples[self.predict_split or "test"]
+        files, names = zip(*samples[:: 1 if self.predict_split else -(-len(samples) // 8)], strict=True)
         inputs = [str(file.relative_to(self.data_dir)) for file in files]
         columns = [{"input": name, "truth": truth} for name, truth in zip(inputs, names, strict=True)]
         return PictureDataset(files, columns, size, Identity())

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,7 @@ from torchvision.datasets import MNIST
 from torchvision.transforms.v2.functional import to_dtype
 
 from data.pictures import find_pictures, random_shift, read_picture
+from data.splits import AtLeastTwo, check_fold, make_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,23 +42,30 @@ class MyDataModule(LightningDataModule):
     Args:
         data_dir: Folder that holds MNIST/raw/ with four IDX files, MNIST's or your own with pictures of any size and
             any number of classes. A missing folder is downloaded. A relative path starts at the project's root.
+        folds: Number of folds that take the place of train and val; null uses the splits above.
+        fold: The fold that validates, from 1 to `folds`; the others train.
         batch_size: Samples per step and device.
         shift: Largest random shift of training pictures in pixels; 0 disables it.
         num_workers: Processes that read batches; 0 is fastest for data in memory.
     """
 
     inputs: Sequence[str] = ()  # picture files and folders to predict
+    predict_split: str | None = None  # split that is predicted completely if there are no inputs
     mean, std = (0.1307,), (0.3081,)  # of the training pixels
 
     def __init__(
         self,
         data_dir: str = "data",
+        folds: AtLeastTwo | None = None,  # type: ignore[valid-type]
+        fold: PositiveInt | None = None,
         batch_size: PositiveInt = 128,
         shift: NonNegativeInt = 0,
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.data_dir = ROOT / Path(data_dir).expanduser()
+        check_fold(folds, fold)
+        self.folds, self.fold = folds, fold
         self.batch_size, self.shift, self.num_workers = batch_size, shift, num_workers
 
     def prepare_data(self) -> None:
@@ -123,13 +132,14 @@ class MyDataModule(LightningDataModule):
             self.predict = self._read_inputs()
             return
         (images, targets), test = self.samples
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        splits = order.tensor_split((len(order) // 24,))
-        self.val, self.train = (BatchDataset(images[split], targets[split]) for split in splits)
+        digests = [sha256(image).hexdigest() for image in images.numpy()]
+        split = make_splits(digests, targets.numpy(), parts={"val": 24}, folds=self.folds, fold=self.fold)
+        rows = [split == name for name in ("train", "val")]
+        self.train, self.val = (BatchDataset(images[each], targets[each]) for each in rows)
         self.test = BatchDataset(*test)
         self._check_splits()
         if stage == "predict":
-            self.predict = self._first_test_samples()
+            self.predict = self._known_samples()
 
     def _check_splits(self) -> None:
         """Checks that the splits fit each other and the model.
@@ -141,7 +151,9 @@ class MyDataModule(LightningDataModule):
         for split in (self.train, self.val, self.test):
             images, targets = split.tensors
             if not len(images):
-                raise MisconfigurationException(f"{self.data_dir} has too few pictures: use 24 or more for training")
+                raise MisconfigurationException(
+                    f"{self.data_dir} has too few pictures: use several of each class for training"
+                )
             if images.shape[1:] != self.image_shape:
                 raise MisconfigurationException(
                     f"{self.data_dir} has pictures of {tuple(images.shape[1:])} channels, rows and columns,"
@@ -158,10 +170,12 @@ class MyDataModule(LightningDataModule):
         files = find_pictures(self.inputs)
         return [(read_picture(file, self.image_shape), {"input": str(file)}) for file in files]
 
-    def _first_test_samples(self) -> list[tuple[Tensor, dict[str, str]]]:
-        images, targets = self.test[:8]
+    def _known_samples(self) -> list[tuple[Tensor, dict[str, str]]]:
+        """All samples of `predict_split`, or the first ones of the test."""
+        split = self.predict_split or "test"
+        images, targets = getattr(self, split)[: None if self.predict_split else 8]
         truths = [self.class_names[target] for target in targets]
-        return [(images[i], {"input": f"test {i}", "truth": truth}) for i, truth in enumerate(truths)]
+        return [(images[i], {"input": f"{split} {i}", "truth": truth}) for i, truth in enumerate(truths)]
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train, shuffle=True)

@@ -26,6 +26,7 @@ from torchvision.tv_tensors import Image, Mask
 
 from data import canvases
 from data.canvases import FORMATS, SPLITS, Picture, Size, refuse, split_of, split_samples
+from data.splits import AtLeastTwo, check_fold
 
 ROOT = Path(__file__).resolve().parents[1]
 IGNORED = 255  # in a mask: the pixel has no class
@@ -35,7 +36,6 @@ COLOUR_HINT = "list the colours of the classes in classes.txt, as NAME RED GREEN
 CLASS_FILES = ("classes.txt", "labelmap.txt", "class_dict.csv")
 ROLES = {"mask": "mask|label|annot|ground.?truth|segmentationclass|(^|[^a-z])gt$", "image": "image|img|photo|picture"}
 GREY_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "F")  # of Pillow; pixels of other modes have several values
-BatchSize = restricted_number_type("BatchSize", int, [(">=", 2)])  # batch normalization needs two pictures
 Scale = restricted_number_type("Scale", float, [(">=", 1), ("<=", 4)])
 Classes = np.ndarray  # uint8, the class of each of 256 grey values or of 256**3 colours of a mask's pixels
 Files = tuple[Path, Path]  # of a picture and its mask
@@ -332,11 +332,14 @@ class MyDataModule(LightningDataModule):
             pictures, rounded down to a multiple of 32, at most 480.
         scale: Zoom training crops at random by factors from 1 / scale to scale; 1 disables it.
         flip: Mirror half of the training crops.
+        folds: Number of folds that take the place of train and val; the test split stays.
+        fold: The fold that validates, from 1 to `folds`; the others train.
         batch_size: Pictures per step and device in training. Other pictures differ in size, so a batch has one.
         num_workers: Processes that read pictures; with 0, the main process does. Use more for photographs on a GPU.
     """
 
     inputs: Sequence[str] = ()  # picture files and folders to predict
+    predict_split: str | None = None  # split that is predicted completely if there are no inputs
 
     def __init__(
         self,
@@ -346,13 +349,17 @@ class MyDataModule(LightningDataModule):
         crop_size: PositiveInt | None = None,
         scale: Scale = 1.0,  # type: ignore[valid-type]
         flip: bool = False,
-        batch_size: BatchSize = 8,  # type: ignore[valid-type]
+        folds: AtLeastTwo | None = None,  # type: ignore[valid-type]
+        fold: PositiveInt | None = None,
+        batch_size: AtLeastTwo = 8,  # type: ignore[valid-type]  # batch normalization needs two pictures
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        check_fold(folds, fold)
         self.data_dir = ROOT / Path(data_dir).expanduser() if data_dir else None
         self.batch_size, self.num_workers = batch_size, num_workers
+        self.folds = folds, fold
 
     @cached_property
     def samples(self) -> tuple[list[str], dict[str, list[Any]]]:
@@ -365,8 +372,10 @@ class MyDataModule(LightningDataModule):
         self.pixels: Counter[str] = Counter()
         self.classes: Classes = np.arange(256, dtype=np.uint8)
         if self.data_dir is None:
-            drawn = canvases.make_canvases()
-            embedded = {split: [(each.picture, each.mask) for each in part] for split, part in drawn.items()}
+            parts = canvases.make_canvases()
+            drawn = [(canvas.picture, canvas.mask) for part in parts for canvas in part]
+            groups = [str(number) for number, part in enumerate(parts) for _ in part]
+            embedded = split_samples("the embedded data", {"train": drawn}, groups, *self.folds)
             return ["background", *map(str, range(10))], embedded
         pairs, self.left_out = find_pairs(self.data_dir, self.hparams["drop_unpaired"])
         names, colours = read_class_file(self.data_dir)
@@ -385,7 +394,10 @@ class MyDataModule(LightningDataModule):
                 self.pixels[names[index] if index < len(names) else "no class"] += count
         pictures = {picture.file: picture for picture in measured if isinstance(picture, Picture)}
         splits = {split: [(pictures[image], mask) for image, mask in part] for split, part in pairs.items()}
-        return names, split_samples(self.data_dir, splits)
+        if self.folds[0] or not splits.keys() >= {*SPLITS}:
+            files = [picture.file for part in splits.values() for picture, _ in part]
+            splits = split_samples(self.data_dir, splits, canvases.group_copies(files), *self.folds)
+        return names, splits
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -416,14 +428,17 @@ class MyDataModule(LightningDataModule):
             flip = RandomHorizontalFlip(0.5 if self.hparams["flip"] else 0.0)
             self.train = PairDataset(splits["train"], self.classes, Compose([crop, flip]))
         self.val, self.test = (PairDataset(splits[split], self.classes) for split in ("val", "test"))
-        some = [picture for picture, _ in splits["test"][:8]]
-        labels = [str(each.file) if isinstance(each, Picture) else f"test {i}" for i, each in enumerate(some)]
+        split = self.predict_split or "test"
+        some = [picture for picture, _ in splits[split][: None if self.predict_split else 8]]
+        labels = [str(each.file) if isinstance(each, Picture) else f"{split} {i}" for i, each in enumerate(some)]
         self.predict = PictureDataset(some, labels)
 
     def report(self) -> str:
         """What was read, in a few lines."""
         names, splits = self.samples
         parts = ", ".join(f"{len(splits[split])} {split}" for split in SPLITS)
+        if self.folds[0]:
+            parts += f", fold {self.folds[1]} of {self.folds[0]}"
         lines = [f"data: {self.data_dir or 'the embedded data'}, pictures with masks: {parts}"]
         if total := self.pixels.total():
             listed = [*names[:MAX_LISTED], *self.pixels.keys() & {"no class"}]

@@ -27,6 +27,7 @@ from sklearn.preprocessing import OneHotEncoder
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_convert
 
+from data.splits import AtLeastTwo, check_fold, make_splits
 from data.tables import (
     Header,
     convert_numbers,
@@ -75,22 +76,8 @@ def to_codes(column: pd.Series, names: list[str]) -> pd.Series:
     return texts.map(index).fillna(texts.str.casefold().map({name.casefold(): i for name, i in index.items()}))
 
 
-def split_rows(features: pd.DataFrame, targets: pd.Series, stratify: bool) -> np.ndarray:
-    """The split of each row: 70% train, 10% val, 20% test, and the same shares of each class with `stratify`.
-
-    The split depends on the values of a row, not on the order of rows. Rows with equal features are in the same split.
-    The first seven rows of a class are in train.
-    """
-    frame = pd.DataFrame({"group": pd.util.hash_pandas_object(features, index=False).to_numpy()})
-    frame["stratum"] = targets.to_numpy() if stratify else 0
-    groups = frame.drop_duplicates("group").sort_values("group")
-    rank = groups.groupby("stratum").cumcount() % 10
-    groups["split"] = np.select([rank < 7, rank == 7], ["train", "val"], "test")
-    return frame["group"].map(groups.set_index("group")["split"]).to_numpy()
-
-
 class MyDataModule(LightningDataModule):
-    """Rows of numbers and categories in memory: 70% train, 10% val, 20% test.
+    """Rows of numbers and categories in memory: 70% train, 10% val, 20% test; equal rows are in the same split.
 
     A batch is a triple: numbers (N, F), float32, scaled with mean and standard deviation of the training rows;
     categories (N, C), int64; and targets (N,), float32 in their own units or int64 classes.
@@ -108,11 +95,14 @@ class MyDataModule(LightningDataModule):
         header: none if the first row is data, first if it holds names; null expects names that do not look like data.
         separator: Character between fields, tab or blank; null finds it.
         encoding: Encoding of the file, such as cp1252; null finds it.
+        folds: Number of folds that take the place of train and val; the test split stays.
+        fold: The fold that validates, from 1 to `folds`; the others train.
         batch_size: Rows per step and device.
         num_workers: Processes that make batches; 0 is fastest for data in memory.
     """
 
     inputs: Sequence[str] = ()  # CSV files to predict
+    predict_split: str | None = None  # split that is predicted completely if there are no inputs
 
     def __init__(
         self,
@@ -127,11 +117,14 @@ class MyDataModule(LightningDataModule):
         header: Header | None = None,
         separator: str | None = None,
         encoding: str | None = None,
+        folds: AtLeastTwo | None = None,  # type: ignore[valid-type]
+        fold: PositiveInt | None = None,
         batch_size: PositiveInt = 128,
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        check_fold(folds, fold)
         self.file = ROOT / Path(csv).expanduser() if csv else None
         self.batch_size, self.num_workers = batch_size, num_workers
         self.notes: list[str] = []
@@ -239,11 +232,17 @@ class MyDataModule(LightningDataModule):
     @cached_property
     def splits(self) -> dict[str, pd.DataFrame]:
         """The rows of train, val and test, at least two each. Those for which there is no file come from train."""
-        features, targets = self.frame.drop(columns=self.target), self.frame[self.target]
-        split = split_rows(features, as_categories(targets), stratify=self.task != "regression")
+        features, classes = self.frame.drop(columns=self.target), None
+        if self.task != "regression":
+            classes = as_categories(self.frame[self.target]).tolist()
         given = np.concatenate([np.full(len(part), name) for name, part in self.parts.items()])
-        given = given[self.texts.index.isin(self.frame.index)]
-        split = np.where(np.isin(split, list(self.parts)) | (given != "train"), given, split)
+        split = make_splits(
+            pd.util.hash_pandas_object(features, index=False).to_numpy(),
+            classes,
+            given[self.texts.index.isin(self.frame.index)],
+            folds=self.hparams["folds"],
+            fold=self.hparams["fold"],
+        )
         splits = {name: self.frame[split == name] for name in ("train", "val", "test")}
         if min(map(len, splits.values())) < 2:
             refuse(self.file, [f"{len(self.frame)} rows are too few, need at least twenty different ones"])
@@ -321,7 +320,8 @@ class MyDataModule(LightningDataModule):
         forms = {name: f" ({form})" for name, form in self.forms.items() if form != "."}
         lines = [
             f"data: {self.file or 'the embedded data'}, {len(self.frame)} rows: "
-            + ", ".join(f"{len(part)} {name}" for name, part in self.splits.items()),
+            + ", ".join(f"{len(part)} {name}" for name, part in self.splits.items())
+            + (f", fold {self.hparams['fold']} of {self.hparams['folds']}" if self.hparams["folds"] else ""),
             f"target: {self.target}{forms.get(self.target, '')}, {self.task}{': ' * bool(classes)}{classes}",
             f"numbers: {', '.join(name + forms.get(name, '') for name in self.numbers) or 'none'}",
             f"categories: {', '.join(self.categories) or 'none'}",
@@ -352,8 +352,11 @@ class MyDataModule(LightningDataModule):
         return torch.tensor(codes.to_numpy(np.int64))
 
     def _read_inputs(self) -> list[tuple[Features, dict[str, str]]]:
-        """The rows to predict, by default some test rows, each with the columns to print before its prediction."""
-        frames = {file: self._read_input(Path(file)) for file in self.inputs} or {"test": self.splits["test"][:8]}
+        """The rows to predict, by default of `predict_split` or some of the test, and the columns to print before."""
+        frames = {file: self._read_input(Path(file)) for file in self.inputs}
+        if not frames:
+            split = self.predict_split or "test"
+            frames[split] = self.splits[split][: None if self.predict_split else 8]
         has_truth = all(self.target in frame for frame in frames.values())
         samples: list[tuple[Features, dict[str, str]]] = []
         for file, frame in frames.items():

@@ -5,11 +5,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from faker.providers import person
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from data.splits import AtLeastTwo, check_fold, make_splits
 from data.tables import Header, Quotes, find_splits, read_table, read_text, refuse, warn_of_guesses
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,12 +60,6 @@ def load_surnames() -> pd.DataFrame:
     for language, names in languages.items():
         rows += [(name, language) for key, name in sorted(names.items()) if count[key] == 1]
     return pd.DataFrame(rows, columns=["text", "label"])
-
-
-def split_of(group: str) -> str:
-    """The split of a text: 70% train, 10% val, 20% test. It depends only on the text."""
-    digit = int(sha256(group.encode()).hexdigest(), 16) % 10
-    return "test" if digit < 2 else "val" if digit == 2 else "train"
 
 
 def pad_batch(samples: list[Sample]) -> tuple[Tensor, Any]:
@@ -112,11 +107,14 @@ class MyDataModule(LightningDataModule):
         vocab_size: Number of tokens, at least 258; null takes one for every 200 bytes of training text, from 384 to
             16,000.
         max_length: Largest number of tokens of a text; the rest is cut off.
+        folds: Number of folds that take the place of train and val; the test split stays.
+        fold: The fold that validates, from 1 to `folds`; the others train.
         batch_size: Texts per step and device.
         num_workers: Processes that make batches; 0 is fastest for data in memory.
     """
 
     inputs: Sequence[str] = ()  # texts, files of texts, or - for standard input, to predict
+    predict_split: str | None = None  # split that is predicted completely if there are no inputs
 
     def __init__(
         self,
@@ -129,11 +127,14 @@ class MyDataModule(LightningDataModule):
         encoding: str | None = None,
         vocab_size: PositiveInt | None = None,
         max_length: PositiveInt = 256,
+        folds: AtLeastTwo | None = None,  # type: ignore[valid-type]
+        fold: PositiveInt | None = None,
         batch_size: PositiveInt = 64,
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        check_fold(folds, fold)
         self.file = ROOT / Path(csv).expanduser() if csv else None
         self.batch_size, self.num_workers = batch_size, num_workers
         self.notes: list[str] = []
@@ -145,18 +146,17 @@ class MyDataModule(LightningDataModule):
         Raises:
             OSError: A file cannot be read, labels are missing, or there are too few texts.
         """
-        if self.file:
-            parts = self._read_parts()
-            frame = pd.concat(parts.values())
-            split = frame["text"].map(normalise).map(split_of)
-            given = [name for name, part in parts.items() for _ in range(len(part))]
-            split = split.where(
-                [name == "train" and own not in parts for name, own in zip(given, split, strict=True)], given
-            )
-        else:
-            frame = load_surnames()
-            split = frame["text"].map(lambda name: split_of(normalise(name)[:STEM]))
-        frame, split = self._leave_out_unlabelled(frame, split)
+        parts = self._read_parts() if self.file else {"train": load_surnames()}
+        frame = pd.concat(parts.values())
+        given = pd.Series(np.concatenate([np.full(len(part), name) for name, part in parts.items()]), frame.index)
+        frame, given = self._leave_out_unlabelled(frame, given)
+        split = make_splits(
+            [normalise(text)[: None if self.file else STEM] for text in frame["text"]],
+            frame["label"].tolist(),
+            given.tolist(),
+            folds=self.hparams["folds"],
+            fold=self.hparams["fold"],
+        )
         splits = {name: frame[split == name] for name in ("train", "val", "test")}
         labels = frame["label"]
         untrained = sorted(set(labels) - set(splits["train"]["label"]))
@@ -261,7 +261,7 @@ class MyDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         if stage == "predict":
-            self.predict = self._read_inputs() if self.inputs else self._some_test_samples()
+            self.predict = self._read_inputs() if self.inputs else self._known_samples()
             warn_of_guesses(self.notes)
             return
         if stage == "fit":
@@ -272,6 +272,8 @@ class MyDataModule(LightningDataModule):
         """What was read: a line each for texts and classes, and one for each decision that was made."""
         counts = pd.concat(self.splits.values())["label"].value_counts()
         sizes = ", ".join(f"{len(part)} {name}" for name, part in self.splits.items())
+        if self.hparams["folds"]:
+            sizes += f", fold {self.hparams['fold']} of {self.hparams['folds']}"
         lines = [
             f"data: {self.file or 'the embedded surnames'}, {counts.sum()} texts: {sizes}",
             f"{len(counts)} classes: {', '.join(f'{name} ({count})' for name, count in counts[:20].items())}",
@@ -308,9 +310,11 @@ class MyDataModule(LightningDataModule):
             return read_text(file, self.hparams["encoding"], self.notes).splitlines()
         return [given]
 
-    def _some_test_samples(self) -> list[Sample]:
-        test = self.splits["test"]
-        chosen = test.sample(min(8, len(test)), random_state=0)
+    def _known_samples(self) -> list[Sample]:
+        """All samples of `predict_split`, or some of the test."""
+        chosen = self.splits[self.predict_split or "test"]
+        if self.predict_split is None:
+            chosen = chosen.sample(min(8, len(chosen)), random_state=0)
         columns = [{"input": row.text, "truth": row.label} for row in chosen.itertuples()]
         return self._encode(chosen["text"], columns)
 

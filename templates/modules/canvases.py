@@ -21,12 +21,15 @@ from torch.nn.functional import interpolate
 from torchvision.ops import box_iou, masks_to_boxes
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from data.splits import make_splits
+
 # Pillow decodes these itself; for others, such as EPS, it may run another program.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 SUFFIXES = sorted(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of complete files
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 CANVASES, SIDE = 400, 128  # number of embedded pictures, and their height and width in pixels
+PARTS = 20  # of the embedded pictures
 Size = tuple[int, int]  # height and width in pixels
 
 
@@ -51,23 +54,27 @@ def split_of(path: Path) -> str:
     return next((split for split, names in SPLITS.items() if not {*names}.isdisjoint(words)), "")
 
 
-def split_samples(folder: Path, splits: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Moves 10% of the training pictures to "val" and 20% to "test" if these are missing; copies stay together.
+def split_samples(
+    source: object, given: dict[str, list[Any]], groups: Sequence[str], folds: int | None, fold: int | None
+) -> dict[str, list[Any]]:
+    """Moves training samples to "val" and "test" if these are missing, and makes folds; groups stay together.
 
     Raises:
-        OSError: There are too few pictures.
+        OSError: There are too few samples.
     """
-    missing = [split for split in ("val", "test") if split not in splits]
-    if missing:
-        digests = [sha256(picture.file.read_bytes()).digest() for picture, _ in splits["train"]]
-        rank = {digest: i % 10 for i, digest in enumerate(sorted(set(digests)))}
-        samples, splits = splits["train"], splits | {split: [] for split in ("train", *missing)}
-        for sample, digest in zip(samples, digests, strict=True):
-            split = {7: "val", 8: "test", 9: "test"}.get(rank[digest], "train")
-            splits[split if split in missing else "train"].append(sample)
+    samples = [(split, sample) for split, part in given.items() for sample in part]
+    chosen = make_splits(groups, given=[split for split, _ in samples], folds=folds, fold=fold)
+    splits: dict[str, list[Any]] = {split: [] for split in SPLITS}
+    for split, (_, sample) in zip(chosen, samples, strict=True):
+        splits[split].append(sample)
     if empty := [split for split in SPLITS if not splits[split]]:
-        refuse(folder, [f"no picture is left for {' and '.join(empty)}: at least 10 different pictures are needed"])
+        refuse(source, [f"no picture is left for {' and '.join(empty)}: at least 3 different pictures are needed"])
     return splits
+
+
+def group_copies(files: Sequence[Path]) -> list[str]:
+    """A text for each file, which copies of a file have in common."""
+    return [sha256(file.read_bytes()).hexdigest() for file in files]
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -175,17 +182,14 @@ class Canvas(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def make_canvases() -> dict[str, list[Canvas]]:
-    """Draws the canvases of train, val and test, which are always the same; the splits share no handwritten digit."""
+def make_canvases() -> list[list[Canvas]]:
+    """Draws the canvases, which are always the same, in parts that share no handwritten digit."""
     digits = load_digits()
     random = np.random.default_rng(0)
-    order = random.permutation(len(digits.target))
-    canvases = {}
-    for split, first, end in (("train", 0.0, 0.7), ("val", 0.7, 0.8), ("test", 0.8, 1.0)):
-        pool = order[int(first * len(order)) : int(end * len(order))]
+    canvases = []
+    for pool in np.array_split(random.permutation(len(digits.target)), PARTS):
         images, targets = torch.from_numpy(digits.images[pool] / 16).float(), digits.target[pool]
-        count = round((end - first) * CANVASES)
-        canvases[split] = [draw_canvas(images, targets, random) for _ in range(count)]
+        canvases.append([draw_canvas(images, targets, random) for _ in range(CANVASES // PARTS)])
     return canvases
 
 

@@ -1,4 +1,4 @@
-"""Train several seeds, or search for settings: `python training/sweep.py --seeds 5` or `--trials 20`."""
+"""Train seeds or folds, or search for settings: `python training/sweep.py --seeds 5`, `--folds 5`, `--trials 20`."""
 
 import argparse
 import shlex
@@ -21,8 +21,8 @@ from optuna.trial import FrozenTrial, TrialState
 from training.engine.command_line import flag_value, refuse
 from training.engine.interrupts import run_command
 from training.engine.run_folder import NAME
-from training.sweeps.plan import make_plan
-from training.sweeps.results import list_runs, show_results
+from training.sweeps.plan import FOLD, make_plan
+from training.sweeps.results import list_runs, show_out_of_fold, show_results
 from training.sweeps.trials import Sweep
 
 
@@ -34,13 +34,14 @@ class Parser(argparse.ArgumentParser):
 def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this command, and the flags for train.py."""
     parser = Parser(
-        usage="%(prog)s (--seeds N | --trials N | --list) [--OPTION VALUE ...] [FLAGS OF train.py]",
-        description="Train several seeds, or search for the settings that configs/sweep.yaml names; or list all runs.",
+        usage="%(prog)s (--seeds N | --folds N | --trials N | --list) [--OPTION VALUE ...] [FLAGS OF train.py]",
+        description="Train seeds or folds, or search for the settings that configs/sweep.yaml names; or list all runs.",
         epilog="All other flags go to each training/train.py, such as --trainer.max_epochs 3.",
         allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--seeds", type=int, metavar="N", help="train with the seeds 0 to N-1")
+    what.add_argument("--folds", type=int, metavar="N", help="cross-validate: train N times, with --data.fold 1 to N")
     what.add_argument("--trials", type=int, metavar="N", help="train N times, with settings from configs/sweep.yaml")
     what.add_argument("--list", action="store_true", help="list all runs and sweeps, the newest first")
     help_ = "folder in logs/sweeps/ (default: the date); the same command with the same name resumes the sweep"
@@ -58,6 +59,8 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     options, flags = parser.parse_known_args(args)
     if any(number is not None and number < 1 for number in (options.seeds, options.trials, options.jobs)):
         parser.error("--seeds, --trials and --jobs must be at least 1")
+    if options.folds is not None and options.folds < 2:
+        parser.error("--folds must be at least 2")
     if Path(options.name).name != options.name or not options.name.strip("."):
         parser.error(f"--name {options.name}: give the name of a folder in logs/sweeps/")
     if flag_value("--resume", flags) is not None:
@@ -104,6 +107,8 @@ def conclude(sweep: Sweep, again: str) -> None:
     if TrialState.COMPLETE in states:
         show_results(sweep.study, sweep.plan.folder, sweep.plan.monitor)
         best = sweep.study.best_trial
+        if FOLD in best.params:
+            show_out_of_fold(sweep.study, sweep.plan.folder, sweep.plan.total)
         print(f"best run: {best.user_attrs['run']}\nto train it again: {sweep.plan.command(best.params)}")
     if sweep.interrupted:
         sys.exit(f"error: {sweep.interrupted} trials ended early; resume them with: {again}")

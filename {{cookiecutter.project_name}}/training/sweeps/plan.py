@@ -30,7 +30,7 @@ from training.engine.run_folder import LOGS, ROOT
 from training.train import main as train
 
 FILE = ROOT / "configs" / "sweep.yaml"
-SEED = "seed_everything"
+SEED, FOLD = "seed_everything", "data.fold"
 Space = dict[str, BaseDistribution]
 
 
@@ -164,10 +164,16 @@ def make_plan(options: argparse.Namespace, flags: list[str]) -> Plan:
     direction = StudyDirection.MAXIMIZE if config["monitor_mode"] == "max" else StudyDirection.MINIMIZE
     space: Space = {SEED: IntDistribution(0, 2**32 - 1)}
     grid: list[dict[str, Any]] = [{SEED: seed} for seed in range(options.seeds or 0)]
+    if options.folds:
+        refuse_fixed({"data.folds": space[SEED]}, flags)
+        flags = [*flags, f"--data.folds={options.folds}"]
+        resolve(flags)  # a data module may not have folds
+        space = {FOLD: IntDistribution(1, options.folds)}
+        grid = [{FOLD: fold} for fold in range(1, options.folds + 1)]
     if options.trials:
         space = read_space(lambda more: resolve([*flags, *more]))
         grid = list_grid(space) if options.sampler == "grid" else []
     refuse_fixed(space, flags)
-    total = min(options.trials, len(grid)) if options.trials and grid else options.trials or options.seeds
+    total = min(options.trials or len(grid), len(grid)) if grid else options.trials
     folder = LOGS / "sweeps" / options.name
     return Plan(folder, flags, config["monitor"], direction, total, space, grid, options.sampler)

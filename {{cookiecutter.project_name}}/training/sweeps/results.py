@@ -20,7 +20,8 @@ from scipy.stats import t
 from training.engine.files import read_json, replacing
 from training.engine.reports import print_rows, print_table, save_figures
 from training.engine.run_folder import LOGS, ROOT
-from training.sweeps.plan import SEED
+from training.sweeps.folds import write_out_of_fold
+from training.sweeps.plan import FOLD, SEED
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 Row = dict[str, Any]
@@ -66,21 +67,42 @@ def write_results(study: optuna.Study, folder: Path) -> None:
 
 
 def show_results(study: optuna.Study, folder: Path, monitor: str) -> None:
-    """Prints the finished trials, the best one first, and draws them; seeds with the mean and its interval."""
+    """Prints the finished trials, the best first, and draws them; seeds and folds with the mean and its interval."""
     trials = study.get_trials(states=[TrialState.COMPLETE])
     trials.sort(key=lambda trial: trial.value or 0.0, reverse=study.direction == StudyDirection.MAXIMIZE)
-    if SEED not in study.best_params:
+    key = next((key for key in (SEED, FOLD) if key in study.best_params), None)
+    if key is None:
         print_table([{"trial": trial.number, monitor: trial.value} | as_text(trial.params) for trial in trials])
         save_figures(folder, {"search": lambda: draw_search(study, monitor)}, [])
         return
     tests = [read_json(ROOT / trial.user_attrs["run"] / "test_metrics.json") for trial in trials]
-    rows = [{"seed": trial.params[SEED], monitor: trial.value} for trial in trials]
+    what = "seed" if key == SEED else "fold"
+    rows = [{what: trial.params[key], monitor: trial.value} for trial in trials]
     rows = same_columns([row | test for row, test in zip(rows, tests, strict=True)])
     print_table(rows)
-    names = [name for name in rows[0] if name != "seed"]
-    metrics = {name: {row["seed"]: row[name] for row in rows if row[name] != ""} for name in names}
+    names = [name for name in rows[0] if name != what]
+    metrics = {name: {row[what]: row[name] for row in rows if row[name] != ""} for name in names}
     print_table([describe(name, list(values.values())) for name, values in metrics.items()])
-    save_figures(folder, {"seeds": lambda: draw_seeds(metrics)}, [])
+    save_figures(folder, {f"{what}s": lambda: draw_repeats(metrics, what)}, [])
+
+
+def show_out_of_fold(study: optuna.Study, folder: Path, folds: int) -> None:
+    """Writes the out-of-fold predictions of a sweep over all folds, and prints their metrics."""
+    trials = study.get_trials(states=[TrialState.COMPLETE])
+    if len(trials) < folds:
+        print(f"no out-of-fold predictions: {folds - len(trials)} of {folds} folds have not finished")
+        return
+    runs = {trial.params[FOLD]: ROOT / trial.user_attrs["run"] for trial in trials}
+    try:
+        count, metrics = write_out_of_fold(folder, {fold: run / "checkpoints/best.ckpt" for fold, run in runs.items()})
+    except OSError as error:
+        print(f"no out-of-fold predictions: {error}")
+        return
+    print(f"out-of-fold predictions: {count} rows in {folder / 'out_of_fold.csv'}")
+    if metrics:
+        print_table([{"metric": name, "all folds together": value} for name, value in metrics.items()])
+    else:
+        print("no metric over all folds together: predict_step returns no columns truth and class or prediction")
 
 
 def as_text(settings: dict[str, Any]) -> dict[str, str]:
@@ -101,8 +123,8 @@ def estimate_mean(values: list[float]) -> tuple[float, float, float]:
     return fmean(values), deviation, float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
 
 
-def draw_seeds(metrics: dict[str, dict[int, float]]) -> Figure:
-    """Draws metrics by seed, with their mean and its interval."""
+def draw_repeats(metrics: dict[str, dict[int, float]], what: str) -> Figure:
+    """Draws metrics by seed or fold, with their mean and its interval."""
     figure = Figure(figsize=(4 * len(metrics), 3.5), layout="constrained")
     for i, (name, values) in enumerate(metrics.items()):
         axis = figure.add_subplot(1, len(metrics), i + 1)
@@ -111,7 +133,7 @@ def draw_seeds(metrics: dict[str, dict[int, float]]) -> Figure:
         axis.axhline(mean, label="mean")
         axis.plot(list(values), list(values.values()), "ko")
         axis.set_xticks(sorted(values))
-        axis.set_xlabel("seed")
+        axis.set_xlabel(what)
         axis.set_ylabel(name, parse_math=False)
         axis.legend(fontsize=8)
     return figure
