@@ -355,7 +355,7 @@ assert all(part["label"].nunique() == 10 for part in splits.values())
 
 def test_texts_to_predict_come_from_anywhere(texts: Variant, tmp_path: Path) -> None:
     frame = colours_and_pets()
-    texts.run("train", f"--data.csv={save(frame, tmp_path)}", *SHORT_RUN, "--trainer.max_epochs=5")
+    texts.run("train", f"--data.csv={save(frame, tmp_path)}", *SHORT_RUN, "--trainer.max_epochs=10")
     (tmp_path / "lines.txt").write_text("a red one\nmy dog\n", encoding="utf-8")
     inputs: list[str | Path] = ["red 5", tmp_path / "lines.txt", save(frame[:2], tmp_path, "few.csv"), ""]
     rows = json.loads(texts.run("predict", *inputs, "--format=json").stdout)

@@ -336,7 +336,8 @@ def test_booleans_have_one_spelling(tabular: ModuleType, tmp_path: Path) -> None
     assert len(data.categories["smokes"]) == 2
     data.inputs = [str(write(tmp_path, "x,smokes\n1,yEs\n1,Yes\n2,NO\n", "new.csv"))]
     data.setup("predict")
-    assert [features[1].item() for features, _ in data.predict] == [2, 2, 1]
+    first, second, third = (features[1].item() for features, _ in data.predict)
+    assert {first, third} == {1, 2} and second == first
 
 
 def test_dates_are_numbers(tabular: ModuleType, tmp_path: Path) -> None:
