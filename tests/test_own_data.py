@@ -356,10 +356,10 @@ assert all(part["label"].nunique() == 10 for part in splits.values())
 def test_texts_to_predict_come_from_anywhere(texts: Variant, tmp_path: Path) -> None:
     frame = colours_and_pets()
     texts.run("train", f"--data.csv={save(frame, tmp_path)}", *SHORT_RUN, "--trainer.max_epochs=10")
-    (tmp_path / "lines.txt").write_text("a red one\nmy dog\n", encoding="utf-8")
+    (tmp_path / "lines.txt").write_text("red one\nmy dog\n", encoding="utf-8")
     inputs: list[str | Path] = ["red 5", tmp_path / "lines.txt", save(frame[:2], tmp_path, "few.csv"), ""]
     rows = json.loads(texts.run("predict", *inputs, "--format=json").stdout)
-    assert [row["input"] for row in rows] == ["red 5", "a red one", "my dog", "red 0", "dog 0", ""]
+    assert [row["input"] for row in rows] == ["red 5", "red one", "my dog", "red 0", "dog 0", ""]
     assert [row["class"] for row in rows[:5]] == ["r", "r", "d", "r", "d"]
     done = texts.run("predict", tmp_path / "none.txt", status=1)
     assert re.fullmatch("error: .*none.txt is not a file.*\n", done.stderr)

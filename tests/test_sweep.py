@@ -529,6 +529,22 @@ print(len(predict_fold(checkpoint)), len(data.val))
     assert f"{accuracy:.4f}" in done.stdout
     assert "predict_step" in refusal and "predict_split" in refusal
     assert len(set(sizes.split())) == 1
+    checkpoints = [f"{folder}/{number:04}/checkpoints/best.ckpt" for number in range(3)]
+    averaged = json.loads(project.run("training/predict.py", "--format=json", "--ckpt_path", *checkpoints).stdout)
+    code = f"""
+import torch
+from training.sweeps.folds import MyDataModule, MyModel
+data = MyDataModule()
+data.setup("fit")
+models = [MyModel.load_from_checkpoint(file, weights_only=True).eval() for file in {checkpoints}]
+with torch.no_grad():
+    mean = sum(model(data.test.tensors[0][:8]).softmax(dim=1) for model in models) / 3
+print(mean.max(dim=1).values.tolist())
+print(mean.argmax(dim=1).tolist())
+"""
+    probabilities, classes = map(json.loads, project.run("-c", code).stdout.splitlines())
+    assert [row["probability"] for row in averaged] == pytest.approx(probabilities, abs=1e-4)
+    assert [int(row["class"]) for row in averaged] == classes
 
 
 def test_sweep_over_folds_resumes_and_names_the_ones_that_are_left(sweeper: Sweeper) -> None:
@@ -555,3 +571,9 @@ def test_folds_are_planned_by_number(sweeper: Sweeper) -> None:
     assert lines == commands
     for flags in (["--folds=1"], ["--folds=2", "--data.fold=1"], ["--folds=2", "--data.folds=2"]):
         assert "error:" in sweeper.run(*flags, status=2)
+
+
+@pytest.mark.parametrize("variant", ["detection", "segmentation"])
+def test_boxes_and_masks_are_not_averaged(bake: Bake, variant: str) -> None:
+    done = bake(variant=variant).run("training/predict.py", "--ckpt_path", "a.ckpt", "b.ckpt", status=2)
+    assert "cannot be averaged" in done.stderr

@@ -200,9 +200,12 @@ class MyModel(LightningModule):
             return columns | {"prediction": predictions.tolist()}
         if self.task == "binary":
             predictions = torch.stack([1 - predictions, predictions], dim=1)
-        probability, index = predictions.max(dim=1)
+        probabilities = predictions
+        probability, index = probabilities.max(dim=1)
         names = self.hparams["class_names"]
-        return columns | {"class": [names[i] for i in index], "probability": probability.tolist()}
+        all_of_each = [dict(zip(names, row, strict=True)) for row in probabilities.tolist()]
+        classes = [names[i] for i in index]
+        return columns | {"class": classes, "probability": probability.tolist(), "probabilities": all_of_each}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams

@@ -121,9 +121,12 @@ class MyModel(LightningModule):
     def predict_step(self, batch: tuple[Tensor, dict[str, list[str]]], batch_idx: int) -> dict[str, list[Any]]:
         """Adds columns with the class and the probability of each text to the columns of the data module."""
         tokens, columns = batch
-        probability, index = self(tokens).float().softmax(dim=1).max(dim=1)
+        probabilities = self(tokens).float().softmax(dim=1)
+        probability, index = probabilities.max(dim=1)
         names = self.hparams["class_names"]
-        return columns | {"class": [names[i] for i in index], "probability": probability.tolist()}
+        all_of_each = [dict(zip(names, row, strict=True)) for row in probabilities.tolist()]
+        classes = [names[i] for i in index]
+        return columns | {"class": classes, "probability": probability.tolist(), "probabilities": all_of_each}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         h = self.hparams

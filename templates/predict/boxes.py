@@ -17,6 +17,7 @@ from torchvision.utils import draw_bounding_boxes
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
+from training.engine.command_line import refuse
 from training.engine.evaluation import CheckpointCLI, predict
 from training.engine.interrupts import run_command
 from training.engine.reports import print_rows
@@ -39,6 +40,8 @@ class PredictCLI(CheckpointCLI):
 
 
 def main(args: list[str] | None = None) -> None:
+    if sum(arg.endswith(".ckpt") for arg in args or sys.argv[1:]) > 1:
+        refuse("boxes of several checkpoints cannot be averaged: give one --ckpt_path")
     cli = PredictCLI(MyModel, MyDataModule, args)
     outputs = predict(cli, cli.config.inputs)
     has_columns = all(isinstance(output, Mapping) for output in outputs)

@@ -72,7 +72,7 @@ def write_out_of_fold(folder: Path, checkpoints: Mapping[int, Path]) -> tuple[in
     rows: list[Row] = []
     for fold, checkpoint in sorted(checkpoints.items()):
         for row in predict_fold(checkpoint):
-            shown = {name: value for name, value in row.items() if not isinstance(value, Tensor)}  # no masks
+            shown = {name: value for name, value in row.items() if not isinstance(value, Tensor | dict)}  # no masks
             rows.append({"fold": fold, **shown})
     if not rows:
         raise OSError("MyModel.predict_step returned nothing for the validation samples")
