@@ -226,8 +226,8 @@ class MyDataModule(LightningDataModule):
     Args:
         data_dir: Folder with annotations in COCO format, as annotations.json, or as train.json and optionally val.json
             and test.json, in the folder, in annotations/ or beside the pictures in train/, val/ and test/. If there are
-            none for testing, 20% of the training pictures are used; if there are none for validation, 10%. A relative
-            path starts at the project's root. Null uses the embedded pictures.
+            none for testing, 20% of the training pictures are used; if there are none for validation, an
+            eighth of the others. A relative path starts at the project's root. Null uses the embedded pictures.
         drop_bad_boxes: Leave out boxes outside of their pictures and clip boxes at the edges of their pictures; by
             default both are errors.
         turn: Whether boxes fit pictures that are turned upright by their EXIF data; null decides by width and height

@@ -202,8 +202,8 @@ class MyDataModule(LightningDataModule):
     Args:
         data_dir: Folder with CLASS/*, or with train/CLASS/* and optionally val/CLASS/* and test/CLASS/*; see `SPLITS`
             for other names of splits. A missing test split gets 20% of the training pictures of each class, then a
-            missing val split 10% of the others; copies of a file stay together. Null writes the digits to data/digits.
-            A relative path starts at the project's root.
+            missing val split an eighth of the others; copies of a file stay together. Null writes the
+            digits to data/digits. A relative path starts at the project's root.
         image_size: Height and width in pixels to which pictures are resized, after their centre is cropped to a square.
             Null takes the median of the shorter sides of the pictures, rounded to a multiple of 32 from 32 to 224.
         folds: Number of folds that take the place of train and val; the test split stays.

@@ -325,7 +325,7 @@ class MyDataModule(LightningDataModule):
             _mask, or with both in train/ and optionally val/ and test/. The pixels of masks are indices of classes, or
             255. A file classes.txt may name the classes, one per line, and give their colours: NAME RED GREEN BLUE. If
             there are no pictures for testing, 20% of the training pictures are used; if there are none for validation,
-            10%. A relative path starts at the project's root. Null uses the embedded pictures.
+            an eighth of the others. A relative path starts at the project's root. Null uses the embedded pictures.
         drop_unpaired: Leave out pictures without a mask and masks without a picture; by default they are errors.
         turn: Whether masks fit pictures that are turned upright by their EXIF data; null decides by width and height.
         crop_size: Height and width of training crops in pixels; null takes the median of the shorter sides of the
