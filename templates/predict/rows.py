@@ -65,9 +65,10 @@ def average(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Raises:
         OSError: A column has other values that differ.
     """
-    first, averaged = rows[0], {}
+    first = rows[0]
+    averaged: dict[str, Any] = {}
     for name, value in first.items():
-        values = [row.get(name) for row in rows]
+        values: list[Any] = [row.get(name) for row in rows]
         if name == "probabilities":
             classes = dict.fromkeys(each for row in rows for each in row[name])  # a fold may lack rare ones
             averaged[name] = {each: fmean([row[name].get(each, 0.0) for row in rows]) for each in classes}

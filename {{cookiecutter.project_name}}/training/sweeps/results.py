@@ -125,9 +125,11 @@ def estimate_mean(values: list[float]) -> tuple[float, float, float]:
 
 def draw_repeats(metrics: dict[str, dict[int, float]], what: str) -> Figure:
     """Draws metrics by seed or fold, with their mean and its interval."""
-    figure = Figure(figsize=(4 * len(metrics), 3.5), layout="constrained")
+    columns = min(len(metrics), 4)
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(4 * columns, 3.5 * rows), layout="constrained")
     for i, (name, values) in enumerate(metrics.items()):
-        axis = figure.add_subplot(1, len(metrics), i + 1)
+        axis = figure.add_subplot(rows, columns, i + 1)
         mean, _, half = estimate_mean(list(values.values()))
         axis.axhspan(mean - half, mean + half, alpha=0.2, label="95% interval of the mean")
         axis.axhline(mean, label="mean")
