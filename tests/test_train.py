@@ -260,3 +260,10 @@ def test_checkpoint_with_a_broken_tokenizer_is_named(train: Train, variant: str)
     finally:
         file.unlink()
     assert done.stderr.startswith(f"error: {file} ") and done.stderr.count("\n") == 1, done.stderr
+
+
+@by(["text-rnn", "text-transformer"])
+def test_texts_are_compared_with_tfidf_and_logistic_regression(train: Train, variant: str) -> None:
+    measured = json.loads((train(variant).folder / "test_metrics.json").read_text(encoding="utf-8"))
+    assert 0.7 < measured["test/acc_tfidf"] <= 1
+    assert 0.7 < measured["test/f1_tfidf"] <= 1

@@ -16,6 +16,9 @@ from faker.providers import person
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -317,6 +320,24 @@ class MyDataModule(LightningDataModule):
             chosen = chosen.sample(min(8, len(chosen)), random_state=0)
         columns = [{"input": row.text, "truth": row.label} for row in chosen.itertuples()]
         return self._encode(chosen["text"], columns)
+
+    def baselines(self) -> dict[str, Tensor]:
+        """Classes of the test texts, (N,) int64, by logistic regression on TF-IDF, fitted to the training texts.
+
+        The features are words and pairs of words, or 2 to 5 characters within words, by the accuracy on val.
+        """
+        train, val, test = (self.splits[name] for name in ("train", "val", "test"))
+        words = TfidfVectorizer(
+            ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, max_features=50_000
+        )
+        letters = TfidfVectorizer(ngram_range=(2, 5), analyzer="char_wb", sublinear_tf=True, max_features=50_000)
+        fitted = []
+        for features in (words, letters):
+            pipeline = make_pipeline(features, LogisticRegression(C=10, max_iter=300))
+            fitted.append(pipeline.fit(train["text"], train["label"]))
+        best = max(fitted, key=lambda pipeline: pipeline.score(val["text"], val["label"]))
+        index = {name: i for i, name in enumerate(self.class_names)}
+        return {"tfidf": torch.tensor([index[label] for label in best.predict(test["text"])])}
 
     def train_dataloader(self) -> DataLoader:
         sampler = LengthSampler([len(tokens) for tokens, _ in self.train], self.batch_size)

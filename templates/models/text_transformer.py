@@ -113,6 +113,14 @@ class MyModel(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.confusion.update(self._step(batch, "test"), batch[1])
 
+    def on_test_epoch_end(self) -> None:
+        """Logs the metrics of scikit-learn's predictions for the same texts."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        targets = torch.tensor([target for _, target in data.test])
+        for baseline, predicted in data.baselines().items():
+            for name, metric in (("acc", self.acc), ("f1", self.f1)):
+                self.log(f"test/{name}_{baseline}", metric.clone().cpu()(predicted, targets), sync_dist=True)
+
     def _step(self, batch: Batch, stage: str) -> Tensor:
         """Logs the loss, accuracy and F1 score of a batch; returns its logits."""
         tokens, targets = batch
