@@ -354,7 +354,7 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5, help="runs of each program")
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="what to measure")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), help="figures to measure")
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--output", type=Path, help="a Markdown file")
     options = parser.parse_args()

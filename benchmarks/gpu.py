@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="runs of each program")
     parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--accelerator", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--batches", type=int, help="of an epoch, to try the script")
+    parser.add_argument("--batches", type=int, help="batches of an epoch, to try the script")
     options = parser.parse_args()
     if options.accelerator == "cuda" and not torch.cuda.is_available():
         sys.exit("error: there is no CUDA device; --accelerator cpu tries the script without one")

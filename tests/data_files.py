@@ -29,7 +29,7 @@ class Data:
 
 
 def digits(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The 1,797 digits enlarged to (N, size, size) uint8, and their classes, shuffled always alike."""
+    """The 1,797 digits enlarged to (N, size, size) uint8, and their classes, always in the same random order."""
     bunch = load_digits()
     order = np.random.default_rng(0).permutation(len(bunch.target))
     pixels = (bunch.images[order] * (255 / 16)).astype(np.uint8)

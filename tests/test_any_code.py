@@ -304,7 +304,7 @@ def assert_exact(project: Project, *flags: str, batch: int = 15, done: int | Non
 
     Args:
         project: The project.
-        flags: What both runs are started with.
+        flags: Flags of both runs.
         batch: Number of complete batches at the kill.
         done: Number of steps of optimizers that these take, if not one each.
         epoch: Epoch before which the run is killed, instead of a batch.

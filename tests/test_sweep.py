@@ -157,7 +157,7 @@ class Sweeper:
         until((self.folder / f"waits-{number:04}").exists)
 
     def go(self) -> None:
-        """Lets runs that wait go on."""
+        """Let waiting runs continue."""
         (self.folder / "go").touch()
 
     def starts(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the tests train on."""
+"""Data for the tests."""
 
 import json
 from pathlib import Path

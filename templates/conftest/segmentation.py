@@ -1,4 +1,4 @@
-"""What the tests train on."""
+"""Data for the tests."""
 
 from pathlib import Path
 

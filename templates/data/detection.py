@@ -390,7 +390,7 @@ class MyDataModule(LightningDataModule):
         return samples
 
     def report(self) -> str:
-        """What was read, in a few lines."""
+        """Summary of the data, in a few lines."""
         splits = self.samples[1]
         labels = torch.cat([target["labels"] for part in splits.values() for _, target in part]).tolist()
         boxes = [f"{name} ({labels.count(i)})" for i, name in enumerate(self.class_names[:MAX_LISTED], start=1)]

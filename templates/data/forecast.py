@@ -282,7 +282,7 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def forms(self) -> dict[str, str]:
-        """How the numbers of each column are written; see data/tables.py."""
+        """Notation of the numbers in each column; see data/tables.py."""
         if self.file is None:
             return {}
         frame = self.frame.drop(columns=self.times[1:])
@@ -392,7 +392,7 @@ class MyDataModule(LightningDataModule):
         return season if season <= self.lookback else 1
 
     def report(self) -> str:
-        """What was read: a line each for steps, times and columns, and one for each decision that was made."""
+        """Summary of the data: steps, times and columns, and a line for each decision that was made."""
         (values, clock), (first, second, test) = self.regular, self.borders
         end = len(values)
         times = f"from {clock.label(0)} to {clock.label(end - 1)}, read as {self.times[0]}"

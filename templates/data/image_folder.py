@@ -41,9 +41,9 @@ class PictureDataset(Dataset):
 
     Args:
         files: Picture files.
-        labels: What belongs to each file: the number of its class, or columns to print.
+        labels: For each file, the number of its class, or columns to print.
         size: Height and width in pixels to which the pictures are resized.
-        transform: What is done to them then.
+        transform: Transform of each picture.
     """
 
     def __init__(self, files: Sequence[Path], labels: Sequence[Any], size: int, transform: Transform) -> None:
@@ -301,7 +301,7 @@ class MyDataModule(LightningDataModule):
             self.predict = self._known_samples(size)
 
     def report(self) -> str:
-        """What was read, in a few lines."""
+        """Summary of the data, in a few lines."""
         parts = [f"{len(self.samples[split])} {split}{self.sources.get(split, '')}" for split in SPLITS]
         counts = Counter(name for part in self.samples.values() for _, name in part)
         classes = [f"{name} ({counts[name]})" for name in self.class_names[:MAX_LISTED]]

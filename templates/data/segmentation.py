@@ -434,7 +434,7 @@ class MyDataModule(LightningDataModule):
         self.predict = PictureDataset(some, labels)
 
     def report(self) -> str:
-        """What was read, in a few lines."""
+        """Summary of the data, in a few lines."""
         names, splits = self.samples
         parts = ", ".join(f"{len(splits[split])} {split}" for split in SPLITS)
         if self.folds[0]:

@@ -170,7 +170,7 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def forms(self) -> dict[str, str]:
-        """How the values of each column of numbers are written; see data/tables.py."""
+        """Notation of the numbers in each column; see data/tables.py."""
         if not self.file:
             return dict.fromkeys(self.texts, ".")
         frame = self.texts.drop(columns=[*(self.hparams["categorical"] or []), *(self.hparams["ignore"] or [])])
@@ -314,7 +314,7 @@ class MyDataModule(LightningDataModule):
         )
 
     def report(self) -> str:
-        """What was read: a line each for rows, target and columns, and one for each decision and column left out."""
+        """Summary of the data: rows, target and columns, and a line for each decision and each column left out."""
         counts = as_categories(self.frame[self.target]).value_counts()[:20] if self.class_names else pd.Series()
         classes = ", ".join(f"{name} ({count})" for name, count in counts.items())
         forms = {name: f" ({form})" for name, form in self.forms.items() if form != "."}

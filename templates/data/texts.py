@@ -272,7 +272,7 @@ class MyDataModule(LightningDataModule):
         self.train, self.val, self.test = (self._samples(part) for part in self.splits.values())
 
     def report(self) -> str:
-        """What was read: a line each for texts and classes, and one for each decision that was made."""
+        """Summary of the data: texts and classes, and a line for each decision that was made."""
         counts = pd.concat(self.splits.values())["label"].value_counts()
         sizes = ", ".join(f"{len(part)} {name}" for name, part in self.splits.items())
         if self.hparams["folds"]:

@@ -59,7 +59,7 @@ class MyModel(LightningModule):
         lookback: Number of steps that the network sees.
         horizon: Number of steps that it forecasts.
         times: Format of the times, and the columns that hold them.
-        forms: How the numbers of each column are written.
+        forms: Notation of the numbers in each column.
         channels: Filters of each convolution.
         layers: Number of convolutions.
         dropout: Share of the last hidden values that is set to 0 in training.

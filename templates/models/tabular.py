@@ -80,7 +80,7 @@ class MyModel(LightningModule):
         numbers: Mean and standard deviation of each column of numbers.
         gaps: Columns of numbers that have an indicator for gaps.
         categories: Values of each column of categories.
-        forms: How the numbers of each column are written.
+        forms: Notation of the numbers in each column.
         hidden: Size of the hidden layers.
         layers: Number of hidden layers.
         dropout: Share of the hidden values that is set to 0 in training.

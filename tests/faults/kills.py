@@ -53,14 +53,14 @@ def differences(first: Any, second: Any, where: str = "") -> list[str]:
 
 
 def load(file: Path) -> dict[str, Any]:
-    """The parts of a checkpoint that training goes on from, without what names its folder."""
+    """The parts of a checkpoint from which training is resumed, without the paths of its folder."""
     checkpoint = torch.load(file, weights_only=True)
     parts = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step")
     return {part: checkpoint.get(part) for part in (*parts, "epoch")}
 
 
 def compare(first: Path, second: Path) -> list[str]:
-    """How two run folders differ in weights, optimizers, metrics, or the files that are there."""
+    """Differences of two run folders in weights, optimizers, metrics, or the files that are there."""
     found = []
     for name in ("best.ckpt", "last.ckpt"):
         found += differences(load(first / "checkpoints" / name), load(second / "checkpoints" / name), name)
@@ -82,7 +82,7 @@ class Runner:
 
     Args:
         project: The project's folder.
-        flags: What every run is given.
+        flags: Flags of every run.
     """
 
     def __init__(self, project: Path, flags: list[str]) -> None:

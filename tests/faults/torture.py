@@ -99,7 +99,7 @@ class SweepRunner:
                     os.kill(int(file.parent.name), signal.SIGKILL)
 
     def faults(self, reference: str, name: str) -> dict[str, int]:
-        """How many trials of a sweep are missing, were trained twice, or differ from those of another one."""
+        """Number of trials of a sweep that are missing, were trained twice, or differ from those of another one."""
         with open(self.folder(name) / "results.csv", newline="", encoding="utf-8") as text:
             numbers = [int(row["number"]) for row in csv.DictReader(text) if row["state"] == "finished"]
         logs = [file.read_text(encoding="utf-8") for file in self.folder(name).glob("*.log") if file.stem.isdigit()]
@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60, help="at least; a run takes three at a time")
     parser.add_argument("--sweep_kills", type=int, default=20, help="at least, of sweeps")
-    parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the instants")
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, PASTED], default=[*VARIANTS, PASTED])
     options = parser.parse_args()
     rng, report, rounds = random.Random(options.seed), Report(), Counter[str]()

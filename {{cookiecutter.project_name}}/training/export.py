@@ -135,7 +135,7 @@ def read(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> 
 
 
 def describe_use(form: str, file: Path, example: tuple[Any, ...]) -> str:
-    """What a written file needs, and after the colon a line of Python that uses it with ones as inputs."""
+    """Return the packages that a written file needs, and after the colon a line of Python that uses it."""
     make = "numpy.ones({}, numpy.{})" if form == "onnx" else "torch.ones({}, dtype=torch.{})"
     inputs = ["inputs"] * len(example)  # unless they are tensors
     for i, each in enumerate(example):

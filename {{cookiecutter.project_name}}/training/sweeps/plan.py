@@ -1,4 +1,4 @@
-"""What a sweep is to train."""
+"""The plan of a sweep: its trials and their settings."""
 
 import argparse
 import json
@@ -96,7 +96,7 @@ def list_grid(space: Space) -> list[dict[str, Any]]:
 
 @dataclass
 class Plan:
-    """What a sweep is to train.
+    """The trials of a sweep.
 
     Attributes:
         folder: Folder of the sweep; its name is the name of the study.
@@ -131,7 +131,7 @@ class Plan:
         return create_trial(state=TrialState.RUNNING, params=params, distributions=self.space, user_attrs=run)
 
     def settings(self) -> dict[str, Any]:
-        """What stays the same when the sweep is resumed."""
+        """Settings that stay the same when the sweep is resumed."""
         space = {key: distribution_to_json(each) for key, each in self.space.items()}
         return {"flags": self.flags, "monitor": self.monitor, "direction": self.direction.name, "space": space}
 
@@ -155,7 +155,7 @@ def resolve(flags: list[str]) -> dict[str, Any]:
 
 
 def make_plan(options: argparse.Namespace, flags: list[str]) -> Plan:
-    """What the options and flags ask for; exits with status 2 if they cannot be used together."""
+    """Make the plan from options and flags; exit with status 2 if they cannot be used together."""
     config = resolve(flags)
     if not config["monitor"]:
         refuse("--monitor null: a sweep compares trials by a metric, such as --monitor val/loss")

@@ -59,7 +59,7 @@ class Sweep:
     """A study of Optuna, and those of its trials that this process looks after.
 
     Args:
-        plan: What is to be trained.
+        plan: The trials to train.
         storage: URL of a database; None keeps the results in the folder of the sweep.
         pruner: Decides which trials end early.
 
