@@ -143,7 +143,7 @@ def describe_use(form: str, file: Path, example: tuple[Any, ...]) -> str:
             inputs[i] = make.format(tuple(each.shape), str(each.dtype).removeprefix("torch."))
     if form == "onnx":
         feed = ", ".join(f"'input{i or ''}': {each}" for i, each in enumerate(inputs))
-        inputs = [f"{{{feed}}}"]
+        inputs = ["{" + feed + "}"]
     return FORMATS[form][1].format(file=repr(str(file)), inputs=", ".join(inputs))
 
 
