@@ -275,7 +275,7 @@ def test_wrong_settings_are_refused_before_the_first_trial(
     done = project.run("training/sweep.py", "--trials", "2", *flags, status=2)
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and named in line
-    assert not (project.path / "logs" / "sweeps").exists()
+    assert not list((project.path / "logs" / "sweeps").glob("*"))
 
 
 def test_dry_run_prints_the_commands(sweeper: Sweeper) -> None:
