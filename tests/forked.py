@@ -48,10 +48,18 @@ def run(script: str, arguments: list[str], folder: Path, environment: dict[str, 
         environment: All environment variables.
         output: Folder for the files stdout and stderr.
     """
-    process = CONTEXT.Process(target=_execute, args=(script, arguments, folder, environment, output))
-    process.start()
+    process = start(script, arguments, folder, environment, output)
     process.join()
     return process.exitcode or 0
+
+
+def start(
+    script: str, arguments: list[str], folder: Path, environment: dict[str, str], output: Path
+) -> multiprocessing.process.BaseProcess:
+    """Start the same without waiting for its end."""
+    process = CONTEXT.Process(target=_execute, args=(script, arguments, folder, environment, output))
+    process.start()
+    return process
 
 
 def _execute(script: str, arguments: list[str], folder: Path, environment: dict[str, str], output: Path) -> None:

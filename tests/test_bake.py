@@ -63,10 +63,12 @@ ROLES = {
     "model": "models",
     "module": "modules",
     "predict": "predict",
+    "serve": "serve",
     "conftest": "conftest",
 }
 
 
+SERVER_FILES = {"fastapi": [f"training/serve{part}" for part in (".py", "_app.py", "_inputs.py", "_page.html")]}
 CI_FILES = {"github": [".github/workflows/test.yml"]}
 
 
@@ -87,6 +89,17 @@ def test_project_holds_exactly_these_files(bake: Bake, variant: str) -> None:
 @pytest.mark.parametrize("logger", LOGGERS)
 def test_logger_adds_its_own_file_at_most(bake: Bake, logger: str) -> None:
     assert files(bake(logger=logger)) == expected_files(VARIANTS[0], logger)
+
+
+@by_variant
+@pytest.mark.parametrize("serving", QUESTIONS["serving"])
+def test_server_adds_its_own_files_at_most(bake: Bake, variant: str, serving: str) -> None:
+    project = bake(variant=variant, serving=serving)
+    assert files(project) == sorted([*expected_files(variant), *SERVER_FILES.get(serving, [])])
+    if serving == "fastapi":
+        assert size(project, "training/serve.py") <= 70
+        project.module("ruff", "check", ".")
+        project.module("ruff", "format", "--check", ".")
 
 
 @pytest.mark.parametrize("ci", QUESTIONS["ci"])
@@ -139,6 +152,8 @@ def test_table_and_files_agree() -> None:
     wanted |= {f"configs/{variant}.yaml" for variant in VARIANTS} | {f"readme/{variant}.md" for variant in VARIANTS}
     wanted |= {f"loggers/{logger}{suffix}" for logger in LOGGERS for suffix in (".yaml", ".md")}
     wanted |= {f"loggers/{row['module']}" for row in QUESTIONS["_loggers"].values() if row["module"]}
+    wanted |= {f"serving/{row[role]}" for row in QUESTIONS["_servers"].values() for role in ("command", "app", "page")}
+    wanted = {path for path in wanted if not path.endswith("/")} | {"serving/fastapi.md"}
     folder = TEMPLATE / "templates"
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if "cache" not in str(path)}
     assert there == wanted
@@ -146,6 +161,7 @@ def test_table_and_files_agree() -> None:
     assert set(QUESTIONS["_modules"]) == {row["module"] for row in QUESTIONS["_variants"].values()}
     assert list(QUESTIONS["_loggers"]) == LOGGERS
     assert list(QUESTIONS["_ci"]) == QUESTIONS["ci"]
+    assert list(QUESTIONS["_servers"]) == QUESTIONS["serving"]
 
 
 def test_every_question_and_choice_has_a_label() -> None:
@@ -263,6 +279,27 @@ def test_requirements_are_what_the_project_imports(bake: Bake, variant: str, log
     for extra, script in (("onnx", "export.py"), ("sweep", "sweep.py")):
         for each in extras[extra]:
             assert f'"{each}"' in readme and f'"{each}"' in (project.path / "training" / script).read_text("utf-8")
+
+
+@by_variant
+def test_server_requires_what_it_imports(bake: Bake, variant: str) -> None:
+    project = bake(variant=variant, serving="fastapi")
+    names = {
+        name.split(".")[0]
+        for path in project.path.glob("training/serve*.py")
+        for name in imports(path)
+        if name.split(".")[0] not in {*sys.stdlib_module_names, "data", "models", "training"}
+    }
+    text = (project.path / "requirements.txt").read_text(encoding="utf-8")
+    declared = tomllib.loads((project.path / "pyproject.toml").read_text(encoding="utf-8"))
+    extra = declared["project"]["optional-dependencies"]["serve"]
+    known = {Requirement(each).name.lower() for each in (*extra, *text.split())}
+    providers = packages_distributions()
+    assert {providers[name][0].lower() for name in names} <= known
+    readme, script = ((project.path / file).read_text("utf-8") for file in ("README.md", "training/serve.py"))
+    for each in extra:
+        assert f'"{each}"' in readme and f'"{each}"' in script
+        assert version(Requirement(each).name) in Requirement(each).specifier
 
 
 @by_variant

@@ -342,6 +342,8 @@ class MyDataModule(LightningDataModule):
         positions = clock.positions(times)
         uneven = times.index[np.abs(positions - positions.round()) > TOLERANCE]
         refuse(file, [f"line {line}: {times[line]} lies between two steps of the times" for line in uneven])
+        if positions[-1] > max(1_000_000, len(times) * (self.hparams["max_gap"] + 1)):  # may exceed the memory
+            refuse(file, [f"{len(times)} rows span {positions[-1]:.0f} steps: check the first and the last time"])
         values = values.set_axis(positions.round().astype(int)).reindex(range(round(positions[-1]) + 1))
         refuse(file, [problem for name in self.columns for problem in self._long_gaps(values[name], clock)])
         if filled := len(values) - len(times):

@@ -35,6 +35,7 @@ from data.tables import (
     find_forms,
     find_splits,
     mask_gaps,
+    read_json_rows,
     read_table,
     refuse,
     warn_of_guesses,
@@ -369,8 +370,9 @@ class MyDataModule(LightningDataModule):
         return samples
 
     def _read_input(self, file: Path) -> pd.DataFrame:
-        texts = self._read(file, [*self.numbers, *self.categories])
-        missing = [name for name in (*self.numbers, *self.categories) if name not in texts]
+        used = [*self.numbers, *self.categories]
+        texts = read_json_rows(file, self.forms) if file.suffix.lower() == ".json" else self._read(file, used)
+        missing = [name for name in used if name not in texts]
         refuse(file, [f"there is no column {name!r}" for name in missing])
         frame = mask_gaps(texts, self.hparams["missing"])
         if self.target in texts and self.target not in self.forms:

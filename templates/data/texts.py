@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from data.splits import AtLeastTwo, check_fold, make_splits
-from data.tables import Header, Quotes, find_splits, read_table, read_text, refuse, warn_of_guesses
+from data.tables import Header, Quotes, find_splits, read_json, read_table, read_text, refuse, warn_of_guesses
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCALES = {
@@ -303,12 +303,14 @@ class MyDataModule(LightningDataModule):
         return self._encode(texts, [{"input": text} for text in texts])
 
     def _read_input(self, given: str) -> list[str]:
-        """The texts of a CSV file, the lines of a text file or of standard input, or the given text itself."""
+        """The texts of a CSV file or JSON list, the lines of a text file or of standard input, or the given text."""
         file = Path(given)
         if given == "-":
             return sys.stdin.read().splitlines()
         if file.suffix.lower() in (".csv", ".tsv"):
             return self._read(file, False)["text"].tolist()
+        if file.suffix.lower() == ".json":
+            return read_json(file, str)
         if file.suffix.lower() == ".txt":
             return read_text(file, self.hparams["encoding"], self.notes).splitlines()
         return [given]

@@ -102,12 +102,15 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
             raise FileNotFoundError(f"{path} is neither a file nor a folder: use picture files or folders of pictures")
         files += list_pictures(path) if path.is_dir() else [path]
     results = list(map(measure, files))
-    if faults := [result for result in results if isinstance(result, str)]:
+    pictures = [result for result in results if isinstance(result, Picture)]
+    faults = [result for result in results if isinstance(result, str)]
+    if faults and not pictures:
+        raise OSError("; ".join(faults[:20]))
+    if faults:
         more = " and others" if len(faults) > 20 else ""
         rank_zero_only(print)(
             f"warning: left out {len(faults)} unreadable: {'; '.join(faults[:20])}{more}", file=sys.stderr
         )
-    pictures = [result for result in results if isinstance(result, Picture)]
     if not pictures:
         raise FileNotFoundError(f"no picture in {', '.join(map(str, paths))}: looked for {' '.join(SUFFIXES)}")
     return pictures

@@ -1,6 +1,7 @@
 """Reading tables in the forms that programs write them, and reporting all errors in a file at once."""
 
 import csv
+import json
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -40,10 +41,10 @@ def refuse(source: Path | None, problems: Sequence[str]) -> None:
         raise OSError("\n  ".join(lines))
 
 
-def warn_of_guesses(notes: Sequence[str]) -> None:
-    """Prints the decisions about a file to predict that an option overrides."""
-    for note in notes:
-        if "--data." in note:
+def warn_of_guesses(notes: list[str]) -> None:
+    """Prints the decisions about a file to predict that an option overrides, and clears the list."""
+    while notes:
+        if "--data." in (note := notes.pop(0)):
             rank_zero_only(print)(f"warning: {note}", file=sys.stderr)
 
 
@@ -80,6 +81,37 @@ def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise OSError(f"{file}, line {line}, is not {name}: set --data.encoding to the file's encoding") from error
+
+
+def read_json(file: Path, kind: type) -> list[Any]:
+    """Reads a JSON list of texts (str) or of rows (dict), in UTF-8."""
+    try:
+        items = json.loads(read_text(file, "utf-8", []))
+    except (ValueError, RecursionError) as error:
+        raise OSError(f"{file} is not valid JSON: {error}") from error
+    what = "a text" if kind is str else 'a row such as {"column": 1}'
+    refuse(file, [] if isinstance(items, list) else [f"it must be a list; each item is {what}"])
+    refuse(file, [f"item {i} is not {what}" for i, item in enumerate(items, 1) if not isinstance(item, kind)])
+    if any("\ud800" <= character <= "\udfff" for character in json.dumps(items, ensure_ascii=False)):
+        refuse(file, ["it contains half of a surrogate pair, which is no character"])
+    return items
+
+
+def read_json_rows(file: Path, forms: Mapping[str, str]) -> pd.DataFrame:
+    """Reads rows as a table of texts in the forms of their columns; null is a gap, and the index counts from 1."""
+    rows = read_json(file, dict)
+    fields = [(i, name, value) for i, row in enumerate(rows, 1) for name, value in row.items()]
+    wrong = [(i, name) for i, name, value in fields if type(value) not in (int, float, str, type(None))]
+    refuse(file, [f"item {i}: {name!r} is neither a number, nor text, nor null" for i, name in wrong])
+    texts = [{name: to_text(value, forms.get(name, ".")) for name, value in row.items()} for row in rows]
+    return pd.DataFrame(texts, index=range(1, len(rows) + 1), dtype=object).fillna("")
+
+
+def to_text(value: float | str | None, form: str) -> str:
+    """A number as text in the form of its column; see `to_numbers`. Text is kept, and None becomes empty."""
+    if isinstance(value, int | float) and form[0] in ".,":
+        return repr(value).replace(".", form[0]) + form[1:]
+    return "" if value is None else str(value)
 
 
 def parse(text: str, separator: str, **options: Any) -> tuple[dict[int, list[str]], str]:

@@ -1,0 +1,53 @@
+"""Requests and answers of the server: picture files, and the mask of each."""
+
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import File, UploadFile
+from lightning import LightningDataModule, LightningModule
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from training.predict import write_mask
+
+SUFFIX = ""  # the content tells the format
+Image.MAX_IMAGE_PIXELS = 25_000_000  # Pillow refuses pictures with twice as many
+
+
+class Upload(NamedTuple):
+    """An input: its name in the answer, and the content of the file that the data module reads."""
+
+    name: str
+    content: bytes
+
+
+class Prediction(BaseModel):
+    """What predict.py prints for a picture, with the mask itself in place of its file."""
+
+    input: str = Field(description="Name of the file.")
+    mask: str = Field(description="PNG file, whose pixels are indices of classes, as a data URL.")
+    classes: str = Field(description="Names of the classes in the mask.")
+
+
+def prediction_type(model: LightningModule) -> type[BaseModel]:
+    return Prediction
+
+
+def make_reader(data: LightningDataModule) -> Callable[..., Awaitable[list[Upload]]]:
+    """A dependency of FastAPI that reads the inputs of a request."""
+
+    async def read(
+        files: Annotated[list[UploadFile], File(description="Pictures of any size and format.")],
+    ) -> list[Upload]:
+        return [Upload(file.filename or "picture", await file.read()) for file in files]
+
+    return read
+
+
+def finish_row(row: dict[str, Any], file: Path, name: str) -> dict[str, Any]:
+    """The row of an answer, which names the upload instead of the temporary file."""
+    png = file.with_name("mask.png")
+    write_mask(row["mask"], png)
+    return row | {"input": name, "mask": f"data:image/png;base64,{b64encode(png.read_bytes()).decode()}"}
