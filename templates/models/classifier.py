@@ -12,7 +12,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.vision_transformer import interpolate_embeddings
 from torchvision.transforms.v2 import Normalize
@@ -143,7 +150,16 @@ class MyModel(LightningModule):
             balance = counts.sum() / (len(counts) * counts)
             self.training_criterion = nn.CrossEntropyLoss(balance, label_smoothing=label_smoothing)
         self.acc = MulticlassAccuracy(len(class_names), average="micro")
+        self.balanced_acc = MulticlassAccuracy(len(class_names), average="macro")
+        self.f1 = MulticlassF1Score(len(class_names), average="macro")
         self.confusion = MulticlassConfusionMatrix(len(class_names))
+        self.per_class = MetricCollection(
+            {
+                "precision": MulticlassPrecision(len(class_names), average="none"),
+                "recall": MulticlassRecall(len(class_names), average="none"),
+                "f1": MulticlassF1Score(len(class_names), average="none"),
+            }
+        )
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.hparams["weights"] and not self.trainer.ckpt_path:
@@ -170,6 +186,7 @@ class MyModel(LightningModule):
 
     def on_test_start(self) -> None:
         self.confusion.reset()
+        self.per_class.reset()
         self.wrong: list[Example] = []
         self.right: list[Example] = []
 
@@ -177,17 +194,21 @@ class MyModel(LightningModule):
         images, targets = batch
         predictions = self._step(batch, "test").argmax(dim=1)
         self.confusion.update(predictions, targets)
+        self.per_class.update(predictions, targets)
         for image, target, prediction in zip(images, targets.tolist(), predictions.tolist(), strict=True):
             examples = self.right if prediction == target else self.wrong
             if len(examples) < EXAMPLES:
                 examples.append((image.clone(), target, prediction))
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        """Logs the loss and the accuracy of a batch; returns its logits."""
+        """Logs the loss, accuracy, balanced accuracy and macro F1 score of a batch; returns its logits."""
         images, targets = batch
         logits = self(images)
-        self.acc(logits, targets)
-        metrics = {f"{stage}/loss": self.criterion(logits, targets), f"{stage}/acc": self.acc}
+        metrics: dict[str, Any] = {f"{stage}/loss": self.criterion(logits, targets)}
+        for name in ("acc", "balanced_acc", "f1"):
+            metric = getattr(self, name)
+            metric.update(logits, targets)
+            metrics[f"{stage}/{name}"] = metric
         self.log_dict(metrics, prog_bar=True, batch_size=len(targets), sync_dist=True)
         return logits
 
@@ -205,13 +226,23 @@ class MyModel(LightningModule):
         h = self.hparams
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
-    def figures(self) -> dict[str, Figure]:
-        """Figures of the last test by file name; misclassified samples come first."""
+    def per_class_rows(self) -> list[dict[str, Any]]:
+        """Precision, recall and F1 score of each class in the last test, and its number of test pictures as support."""
+        columns: dict[str, list[Any]] = {}
+        for name, values in self.per_class.compute().items():
+            columns[name] = [round(value, 4) for value in values.tolist()]
+        columns["support"] = self.confusion.compute().sum(dim=1).tolist()
+        rows = zip(self.hparams["class_names"], *columns.values(), strict=True)
+        return [dict(zip(("class", *columns), row, strict=True)) for row in rows]
+
+    def figures(self) -> dict[str, Any]:
+        """Figures and tables of the last test by file name; misclassified samples come first."""
         names = self.hparams["class_names"]
         examples = self.wrong[: EXAMPLES // 2] + self.right
         return {
             "confusion_matrix": draw_confusion(self.confusion.compute().tolist(), names),
             "test_samples": draw_examples(examples[:EXAMPLES], names),
+            "per_class": self.per_class_rows(),
         }
 
 

@@ -11,7 +11,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
@@ -89,7 +96,15 @@ class MyModel(LightningModule):
         self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.acc = MulticlassAccuracy(num_classes, average="micro")
         self.f1 = MulticlassF1Score(num_classes)
+        self.balanced_acc = MulticlassAccuracy(num_classes, average="macro")
         self.confusion = MulticlassConfusionMatrix(num_classes)
+        self.per_class = MetricCollection(
+            {
+                "precision": MulticlassPrecision(num_classes, average="none"),
+                "recall": MulticlassRecall(num_classes, average="none"),
+                "f1": MulticlassF1Score(num_classes, average="none"),
+            }
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (N, L), int64, padded with 0, to logits (N, num_classes)."""
@@ -109,9 +124,12 @@ class MyModel(LightningModule):
 
     def on_test_start(self) -> None:
         self.confusion.reset()
+        self.per_class.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.confusion.update(self._step(batch, "test"), batch[1])
+        logits, targets = self._step(batch, "test"), batch[1]
+        self.confusion.update(logits, targets)
+        self.per_class.update(logits, targets)
 
     def on_test_epoch_end(self) -> None:
         """Logs the metrics of scikit-learn's predictions for the same texts."""
@@ -122,12 +140,14 @@ class MyModel(LightningModule):
                 self.log(f"test/{name}_{baseline}", metric.clone().cpu()(predicted, targets), sync_dist=True)
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        """Logs the loss, accuracy and F1 score of a batch; returns its logits."""
+        """Logs the loss, accuracy, balanced accuracy and macro F1 score of a batch; returns its logits."""
         tokens, targets = batch
         logits = self(tokens)
-        self.acc.update(logits, targets)
-        self.f1.update(logits, targets)
-        metrics = {f"{stage}/loss": self.criterion(logits, targets), f"{stage}/acc": self.acc, f"{stage}/f1": self.f1}
+        metrics: dict[str, Any] = {f"{stage}/loss": self.criterion(logits, targets)}
+        for name in ("acc", "balanced_acc", "f1"):
+            metric = getattr(self, name)
+            metric.update(logits, targets)
+            metrics[f"{stage}/{name}"] = metric
         self.log_dict(metrics, prog_bar=True, batch_size=len(targets), sync_dist=True)
         return logits
 
@@ -145,10 +165,20 @@ class MyModel(LightningModule):
         h = self.hparams
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
-    def figures(self) -> dict[str, Figure]:
-        """Figures of the last test by file name."""
+    def per_class_rows(self) -> list[dict[str, Any]]:
+        """Precision, recall and F1 score of each class in the last test, and its number of test texts as support."""
+        columns: dict[str, list[Any]] = {}
+        for name, values in self.per_class.compute().items():
+            columns[name] = [round(value, 4) for value in values.tolist()]
+        columns["support"] = self.confusion.compute().sum(dim=1).tolist()
+        rows = zip(self.hparams["class_names"], *columns.values(), strict=True)
+        return [dict(zip(("class", *columns), row, strict=True)) for row in rows]
+
+    def figures(self) -> dict[str, Any]:
+        """Figures and tables of the last test by file name."""
         counts = self.confusion.compute().tolist()
-        return {"confusion_matrix": draw_confusion(counts, self.hparams["class_names"])}
+        confusion = draw_confusion(counts, self.hparams["class_names"])
+        return {"confusion_matrix": confusion, "per_class": self.per_class_rows()}
 
 
 def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:

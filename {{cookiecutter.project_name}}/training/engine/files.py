@@ -1,12 +1,13 @@
-"""Write files completely or not at all."""
+"""Write files completely or not at all, and rows as CSV."""
 
+import csv
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextmanager
@@ -54,3 +55,10 @@ def fingerprint(*paths: Path) -> str:
             if each.is_file() and each.suffix not in (".py", ".pyc"):
                 digest.update(f"{each.relative_to(path)} {each.stat().st_size}\n".encode())
     return digest.hexdigest()
+
+
+def write_csv(rows: list[dict[str, Any]], file: TextIO) -> None:
+    """Write rows with the same keys as CSV with a header and quoted text."""
+    writer = csv.DictWriter(file, rows[0], lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writeheader()
+    writer.writerows(rows)

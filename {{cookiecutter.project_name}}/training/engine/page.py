@@ -1,7 +1,9 @@
 """The page `report.html` of a run, made from the files of its folder. It is self-contained and has no scripts."""
 
 import base64
+import csv
 import shlex
+from io import StringIO
 from pathlib import Path
 
 import yaml
@@ -33,6 +35,12 @@ PAGE = """<!DOCTYPE html>
 {% endfor %}</table></div>
 {% else %}<p>The run has no test metrics.</p>
 {% endif %}
+{% if classes %}<h2>Test metrics of each class</h2>
+<div class="wide"><table>
+<tr>{% for name in classes[0] %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in classes %}<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% endif %}
 <h2>Settings that differ from the defaults</h2>
 {% if changed %}<pre>{{ changed }}</pre>{% else %}<p>None.</p>{% endif %}
 <details><summary>All settings</summary><pre>{{ settings }}</pre></details>
@@ -52,12 +60,14 @@ def write_page(run: Path) -> None:
     facts["git commit"] = about["git_commit"] or "none"
     packages = [f"{name} {about['packages'].get(name)}" for name in ("torch", "lightning")]
     pictures = {file.stem: base64.b64encode(file.read_bytes()).decode() for file in sorted(run.glob("*.png"))}
+    table = run / "per_class.csv"
     page = Environment(autoescape=True).from_string(PAGE)
     text = page.render(
         project=ROOT.name,
         run=run.name,
         facts=facts | {"packages": ", ".join(packages)} | {f"SHA-256 of {k}": v for k, v in about["data"].items()},
         metrics=read_json(run / "test_metrics.json"),
+        classes=list(csv.DictReader(StringIO(table.read_text(encoding="utf-8")))) if table.exists() else [],
         changed=yaml.safe_dump(about["changed"], sort_keys=False) if about["changed"] else "",
         settings=settings,
         again=f"python training/train.py --config {shlex.quote(str(run / 'config.yaml'))}",

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from training.engine.files import write_csv
 from training.engine.interrupts import warn
 
 STAGE = re.compile(r"^(train|val|test)[/_]")
@@ -114,9 +115,7 @@ def print_rows(rows: list[dict[str, Any]], form: str) -> None:
     elif not rows:
         print("no predictions")
     elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        writer.writeheader()
-        writer.writerows(rows)
+        write_csv(rows, sys.stdout)
     else:
         print_table(rows)
 
@@ -161,17 +160,22 @@ def draw_curves(file: Path, best_step: int | None) -> Any:
 
 
 def save_figures(folder: Path, figures: Mapping[str, Callable[[], Any]], loggers: list[Logger]) -> None:
-    """Draw and save figures, and send them to the loggers. A figure that cannot be drawn gives a warning.
+    """Save figures and tables; send figures to the loggers. One that cannot be made gives a warning.
 
     Args:
         folder: Folder of the run.
-        figures: Functions by file name. Each returns a matplotlib figure, or a dictionary of figures by file name.
+        figures: Functions by file name. Each returns a matplotlib figure, a table as a list of rows with the same keys,
+            or a dictionary of these by file name.
         loggers: Loggers of the run.
     """
     for name, draw in figures.items():
         try:
             drawn = draw()
             for each, figure in (drawn if isinstance(drawn, Mapping) else {name: drawn}).items():
+                if isinstance(figure, list):
+                    with open(folder / f"{each}.csv", "w", newline="", encoding="utf-8") as text:
+                        write_csv(figure, text)
+                    continue
                 file = folder / f"{each}.png"
                 figure.savefig(file, dpi=120)
                 send_picture(file, loggers)
