@@ -104,11 +104,7 @@ class EpochLoop(_TrainingEpochLoop):
             self.end_step()
 
     def end_step(self) -> None:
-        """Save checkpoints or end the run after a complete step, where necessary.
-
-        Raises:
-            FloatingPointError: The loss is NaN or infinite.
-        """
+        """Save checkpoints or end the run after a complete step, where necessary; raise an error for a NaN loss."""
         self.watch_loss()
         complete, half_done = self._num_ready_batches_reached(), self._should_accumulate()
         interrupted = due = False
@@ -129,15 +125,11 @@ class EpochLoop(_TrainingEpochLoop):
             self.interrupts.leave(self.checkpoints.run)
 
     def watch_loss(self) -> None:
-        """Keep a description of the first loss that is NaN or infinite.
-
-        On a GPU only the steps that are logged are checked, as reading a loss waits for the device.
-        """
+        """Describe the first loss that is NaN or infinite; on a GPU, which it would wait for, only in logged steps."""
         loss, self.checkpoints.loss = self.checkpoints.loss, None
-        is_read = loss is not None and (
-            loss.device.type == "cpu" or self.global_step % self.trainer.log_every_n_steps == 0
-        )
-        if loss is not None and is_read and not self.wrong_loss and not isfinite(loss.item()):
+        if loss is None or (loss.device.type != "cpu" and self.global_step % self.trainer.log_every_n_steps):
+            return
+        if not (self.wrong_loss or isfinite(loss.item())):
             self.wrong_loss = self.explain_loss(loss.item())
 
     def explain_loss(self, loss: float) -> str:
