@@ -71,8 +71,8 @@ def serving(project: Project, checkpoint: Path, folder: Path, *flags: str) -> It
 
     try:
         with open(folder / "stdout", encoding="utf-8") as stdout:
-            found = re.search(r"http\S+", stdout.readline())
-            assert found and process.pid, (folder / "stderr").read_text(encoding="utf-8")
+            found = re.search(r"http\S+", line := stdout.readline())
+            assert found and str(checkpoint) in line and process.pid, (folder / "stderr").read_text(encoding="utf-8")
             yield Server(found[0], process.pid, temporary, wait)
             assert [path.name for path in temporary.iterdir() if path.name.startswith("serve-")] == []
             assert (folder / "stderr").read_text(encoding="utf-8") == ""

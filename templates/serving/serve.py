@@ -53,14 +53,14 @@ def main(args: list[str] | None = None) -> None:
 
     cli = ServeCLI(MyModel, MyDataModule, args)
     Interrupts().listen()
-    host, wait = cli.config.host, math.ceil(cli.config.timeout)
+    checkpoint, host, wait = cli.ckpt_path, cli.config.host, math.ceil(cli.config.timeout)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, cli.config.port), family=family)
     except (OSError, OverflowError) as error:
         raise OSError(f"cannot listen on {host}, port {cli.config.port}: {error}; choose another --port") from error
     config = Config(make_app(cli), log_level="warning", access_log=False, timeout_graceful_shutdown=wait)
-    print(f"serving {cli.ckpt_path} at http://{host}:{listener.getsockname()[1]} until Ctrl-C", flush=True)
+    print(f"serving {checkpoint} at http://{host}:{listener.getsockname()[1]} until Ctrl-C", flush=True)
     Server(config).run(sockets=[listener])
 
 
