@@ -7,6 +7,7 @@ run folder, writes run.json, metrics.csv and best.ckpt, and can be told to wait 
 import csv
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -220,6 +221,14 @@ def test_seeds_are_trained_and_summarised(bake: Bake, tmp_path: Path) -> None:
         ("sweeps/study", "sweeps/study/0000", "sweeps/study/0001"), "finished"
     )
     assert next(row for row in listed if row["run"].endswith("0001"))["settings"].startswith("seed_everything=1 ")
+
+    project.run("training/sweep.py", "--list", "--html")
+    page = (project.path / "logs" / "index.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="([^"]*)">([^<]*)<', page)
+    assert {name for _, name in links} == {row["run"] for row in listed}
+    assert all((project.path / "logs" / link).exists() for link, _ in links)
+    assert f"{float(best['test/acc']):.4f}" in page
+    project.run("training/sweep.py", "--seeds=2", "--html", status=2)
 
 
 @pytest.mark.slow

@@ -56,7 +56,10 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dry_run", action="store_true", help="print the commands of the trials, and train nothing")
     help_ = "format of --list (default: table)"
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help=help_)
+    parser.add_argument("--html", action="store_true", help="write --list to logs/index.html")
     options, flags = parser.parse_known_args(args)
+    if options.html and not options.list:
+        parser.error("--html needs --list")
     if any(number is not None and number < 1 for number in (options.seeds, options.trials, options.jobs)):
         parser.error("--seeds, --trials and --jobs must be at least 1")
     if options.folds is not None and options.folds < 2:
@@ -72,7 +75,7 @@ def main(args: list[str] | None = None) -> None:
     given = sys.argv[1:] if args is None else args
     options, flags = parse(given)
     if options.list:
-        list_runs(options.format)
+        list_runs(options.format, options.html)
         return
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -8,23 +8,25 @@ from pathlib import Path
 
 import yaml
 from jinja2 import Environment
+from markupsafe import Markup
 
 from training.engine.files import read_json, replacing
 from training.engine.run_folder import ROOT
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ project }}: {{ run }}</title>
-<style>
+STYLE = """<style>
   body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; color: #222 }
   h1 { font-size: 1.4rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin-top: 2rem }
   .wide { overflow-x: auto } table { border-collapse: collapse }
   th, td { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd }
   td.number { text-align: right; font-variant-numeric: tabular-nums } td { overflow-wrap: anywhere }
   img { max-width: 100%; height: auto; margin: 1rem 0 0 } pre { background: #f4f4f4; padding: .6rem; overflow-x: auto }
-</style>
+</style>"""
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ project }}: {{ run }}</title>
+{{ style }}
 <h1>{{ project }}: {{ run }}</h1>
 <div class="wide"><table>
 {% for name, value in facts.items() %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
@@ -63,6 +65,7 @@ def write_page(run: Path) -> None:
     table = run / "per_class.csv"
     page = Environment(autoescape=True).from_string(PAGE)
     text = page.render(
+        style=Markup(STYLE),
         project=ROOT.name,
         run=run.name,
         facts=facts | {"packages": ", ".join(packages)} | {f"SHA-256 of {k}": v for k, v in about["data"].items()},

@@ -21,6 +21,7 @@ from training.engine.files import read_json, replacing
 from training.engine.reports import print_rows, print_table, save_figures
 from training.engine.run_folder import LOGS, ROOT
 from training.sweeps.folds import write_out_of_fold
+from training.sweeps.index import write_index
 from training.sweeps.plan import FOLD, SEED
 
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -157,11 +158,12 @@ def draw_search(study: optuna.Study, monitor: str) -> dict[str, Figure]:
     return {name: getattr(axis, "flat", [axis])[0].figure for name, axis in axes.items()}
 
 
-def list_runs(form: str) -> None:
+def list_runs(form: str, html: bool) -> None:
     """Prints all runs and sweeps, the newest first, with their metrics on the test split.
 
     Args:
         form: "table", "csv" or "json".
+        html: Whether to write `logs/index.html` instead.
     """
     patterns = ("*/run.json", "sweeps/*/*/run.json", "sweeps/*/sweep.json")
     files = [file for pattern in patterns for file in LOGS.glob(pattern)]
@@ -176,7 +178,11 @@ def list_runs(form: str) -> None:
     if not rows:
         print(f"no runs in {LOGS}")
         return
-    print_rows([row | {"settings": each} for row, each in zip(same_columns(rows), settings, strict=True)], form)
+    rows = [row | {"settings": each} for row, each in zip(same_columns(rows), settings, strict=True)]
+    if html:
+        write_index(rows)
+    else:
+        print_rows(rows, form)
 
 
 def changed_at(file: Path) -> float:
