@@ -134,6 +134,8 @@ class MyModel(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Logs the metrics of scikit-learn's predictions for the same texts."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(data, "baselines"):
+            return
         targets = torch.tensor([target for _, target in data.test])
         for baseline, predicted in data.baselines().items():
             for name, metric in (("acc", self.acc), ("f1", self.f1)):
