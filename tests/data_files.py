@@ -91,7 +91,9 @@ def write_cifar10(folder: Path) -> Data:
     pictures, targets = digits(32)
     write_cifar_batches(folder, coloured(pictures), targets, TRAIN)
     flags = ["--data.image_size=32", "--data.batch_size=32", "--data.flip=false", "--model.weights=null"]
-    return Data([f"--data.data_dir={folder}", *flags, "--trainer.max_epochs=5"], {"test/acc": 0.9})
+    return Data(
+        [f"--data.data_dir={folder}", *flags, "--trainer.max_epochs=5"], {"test/acc": 0.9}, files=("per_class.csv",)
+    )
 
 
 def write_pictures(folder: Path) -> Data:
@@ -123,7 +125,10 @@ def write_pictures(folder: Path) -> Data:
     unreadable = folder / "digit 3" / "unreadable.png"
     unreadable.write_bytes(b"this is no picture")
     return Data(
-        [f"--data.data_dir={folder}"], {"test/acc": 0.9}, stderr=f"warning: left out 1 unreadable: {unreadable}"
+        [f"--data.data_dir={folder}"],
+        {"test/acc": 0.9},
+        stderr=f"warning: left out 1 unreadable: {unreadable}",
+        files=("per_class.csv",),
     )
 
 
@@ -202,7 +207,7 @@ def write_texts(folder: Path) -> Data:
     names = ["--data.text=Satz", "--data.label=Art", "--data.encoding=latin-1"]
     flags = [f"--data.csv={folder / 'texts.csv'}", *names, "--trainer.max_epochs=12"]
     least = {"test/acc": 0.85, "test/f1": 0.85}
-    return Data(flags, least, pictures=("confusion_matrix.png",), files=("tokenizer.json",))
+    return Data(flags, least, pictures=("confusion_matrix.png",), files=("per_class.csv", "tokenizer.json"))
 
 
 def write_texts_rnn(folder: Path) -> Data:

@@ -343,7 +343,7 @@ def test_loss_of_ones_own_is_minimised(cook: Cook) -> None:
     cooked = cook("--trainer.max_epochs=5")
     losses = cooked.curve("train/loss")
     assert 0.1 < losses[0] < 0.19  # of ten probabilities by chance: 0.18
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < 0.6 * losses[0]
     assert cooked.test_metrics["test/acc"] > 0.8
 
 

@@ -191,7 +191,7 @@ def test_typed_answers_are_taken_literally(output: Path) -> None:
         r"""{{ cookiecutter }} {% raw %} {# "quotes" 'and' \backslashes\ 😀 <!-- ``` $(touch owned) `id` ]]> &amp;"""
     )
     author = 'Ünï {{ 7 * 7 }} O\'Neil "x" \\'
-    done = bake(output, typed=f"typed\n{description}\n{author}\n1\n1\n")
+    done = bake(output, typed=f"typed\n{description}\n{author}\n1\n1\n1\n1\n")
     assert done.returncode == 0, done.stderr
     check_project(output / "typed", description, author)
     assert sorted(path.name for path in output.rglob("owned*")) == []
