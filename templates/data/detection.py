@@ -240,7 +240,8 @@ class MyDataModule(LightningDataModule):
         flip: Mirror half of the training pictures.
         folds: Number of folds that take the place of train and val; the test split stays.
         fold: The fold that validates, from 1 to `folds`; the others train.
-        batch_size: Pictures per step and device.
+        batch_size: Pictures per step and device in training. The network pads pictures to the largest of a batch, which
+            changes its outputs a little, so all other batches have one.
         num_workers: Processes that read pictures; with 0, the main process does. Use more for photographs on a GPU.
     """
 
@@ -415,7 +416,7 @@ class MyDataModule(LightningDataModule):
     def _loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size if shuffle else 1,
             shuffle=shuffle,
             num_workers=self.num_workers,
             collate_fn=collate,
