@@ -65,7 +65,9 @@ class Limits:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
         elif self.running >= self.count:
-            await self._refuse(503, f"the limit of running requests is {self.count}: try again later", scope, receive, send)
+            await self._refuse(
+                503, f"the limit of running requests is {self.count}: try again later", scope, receive, send
+            )
         elif int(dict(scope["headers"]).get(b"content-length", 0)) > self.size:
             await self._refuse(413, self._too_large(), scope, receive, send)
         else:
