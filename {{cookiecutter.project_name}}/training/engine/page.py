@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 from jinja2 import Environment
-from markupsafe import Markup
 
 from training.engine.files import read_json, replacing
 from training.engine.run_folder import ROOT
@@ -26,7 +25,7 @@ PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ project }}: {{ run }}</title>
-{{ style }}
+{{ style | safe }}
 <h1>{{ project }}: {{ run }}</h1>
 <div class="wide"><table>
 {% for name, value in facts.items() %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
@@ -65,7 +64,7 @@ def write_page(run: Path) -> None:
     table = run / "per_class.csv"
     page = Environment(autoescape=True).from_string(PAGE)
     text = page.render(
-        style=Markup(STYLE),
+        style=STYLE,
         project=ROOT.name,
         run=run.name,
         facts=facts | {"packages": ", ".join(packages)} | {f"SHA-256 of {k}": v for k, v in about["data"].items()},

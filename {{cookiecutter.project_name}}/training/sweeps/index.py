@@ -3,7 +3,6 @@
 from typing import Any
 
 from jinja2 import Environment
-from markupsafe import Markup
 
 from training.engine.files import replacing
 from training.engine.page import STYLE
@@ -14,7 +13,7 @@ INDEX = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ project }}: runs</title>
-{{ style }}
+{{ style | safe }}
 <style>td { white-space: nowrap } td:last-child { white-space: normal; min-width: 20rem }</style>
 <h1>{{ project }}: runs, the newest first</h1>
 <div class="wide"><table>
@@ -39,7 +38,7 @@ def write_index(rows: list[dict[str, Any]]) -> None:
         pages = [f"{row['run']}/{name}" for name in ("report.html", "results.csv")]
         links[row["run"]] = next((page for page in pages if (LOGS / page).exists()), None)
     page = Environment(autoescape=True).from_string(INDEX)
-    text = page.render(project=ROOT.name, style=Markup(STYLE), rows=rows, links=links)
+    text = page.render(project=ROOT.name, style=STYLE, rows=rows, links=links)
     with replacing(LOGS / "index.html") as partial:
         partial.write_text(text, encoding="utf-8")
     print(f"page: {LOGS / 'index.html'}")
