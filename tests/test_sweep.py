@@ -224,9 +224,10 @@ def test_seeds_are_trained_and_summarised(bake: Bake, tmp_path: Path) -> None:
 
     project.run("training/sweep.py", "--list", "--html")
     page = (project.path / "logs" / "index.html").read_text(encoding="utf-8")
-    links = re.findall(r'href="([^"]*)">([^<]*)<', page)
-    assert {name for _, name in links} == {row["run"] for row in listed}
-    assert all((project.path / "logs" / link).exists() for link, _ in links)
+    links = {name: link for link, name in re.findall(r'href="([^"]*)">([^<]*)<', page)}
+    runs = {row["run"] for row in listed} - {"sweeps/study"}
+    assert links == {"sweeps/study": "sweeps/study/results.csv"} | {run: f"{run}/report.html" for run in runs}
+    assert all((project.path / "logs" / link).exists() for link in links.values())
     assert f"{float(best['test/acc']):.4f}" in page
     project.run("training/sweep.py", "--seeds=2", "--html", status=2)
 
