@@ -243,21 +243,6 @@ def test_class_of_unreadable_pictures_is_refused(image_folder: Reader, tmp_path:
     assert "blue" in image_folder.refuses(tmp_path)
 
 
-def test_rare_classes_weigh_more_in_training_alone(bake: Bake) -> None:
-    code = """
-import torch
-from torch.nn.functional import cross_entropy
-from models.my_model import MyModel
-options = {"class_names": ["a", "b"], "image_shape": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
-model = MyModel(**options, class_weights="balanced", class_counts=[30, 10])
-logits, targets = torch.randn(8, 2), torch.tensor([0, 1] * 4)
-weighted = cross_entropy(logits, targets, torch.tensor([40 / 60, 40 / 20]))
-assert torch.allclose(model.training_criterion(logits, targets), weighted)
-assert torch.allclose(model.criterion(logits, targets), cross_entropy(logits, targets))
-"""
-    bake(variant="image-folder").run("-c", code)
-
-
 MASKS = """
     masks = {}
     for split in ("train", "val", "test"):

@@ -263,12 +263,25 @@ data.train = BatchDataset(*(tensor[(targets != 0) | rare] for tensor in data.tra
 """
 
 
+WEIGHED = """
+import json
+from torch.nn.functional import cross_entropy
+from models.my_model import MyModel
+model = MyModel(data.class_names, data.image_shape, data.mean, data.std)
+batch = next(iter(data.train_dataloader()))
+losses = cross_entropy(model(batch[0]), batch[1], reduction="none")
+print(json.dumps([batch[1].tolist(), losses.tolist(), model.training_step(batch, 0).item()]))
+"""
+
+
 @recipe("Class weights")
-def test_rare_class_weighs_more(cook: Cook) -> None:
+def test_chosen_class_weighs_more(cook: Cook) -> None:
     cooked = cook("--trainer.max_epochs=3")
     assert cooked.test_metrics["test/acc"] > 0.8
-    weights = json.loads(cooked.python(f"{RARE}print(data.class_weights.tolist())"))
-    assert weights[0] > 5 * max(weights[1:])
+    targets, losses, loss = json.loads(cooked.python(RARE + WEIGHED))
+    weights = [2 if target == 3 else 1 for target in targets]
+    expected = sum(weight * each for weight, each in zip(weights, losses, strict=True)) / sum(weights)
+    assert set(weights) == {1, 2} and loss == pytest.approx(expected, rel=1e-4)
 
 
 @recipe("A weighted sampler")

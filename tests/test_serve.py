@@ -133,6 +133,7 @@ def test_server_answers_what_predict_prints(bake: Bake, train: Train, variant: s
         results = answer.json()["results"]
         assert [bool(result["error"]) for result in results] == [False, True, False, False]
         assert problem in results[1]["error"] and str(server.temporary) not in results[1]["error"]
+        check_description(httpx.get(f"{server.url}/openapi.json").json(), kind, results[0])
         rows = [row for result in results for row in result["predictions"]]
         assert len(rows) == len(expected)
         for row, other in zip(rows, expected, strict=True):
@@ -143,7 +144,6 @@ def test_server_answers_what_predict_prints(bake: Bake, train: Train, variant: s
                 written = Image.open(other.pop("mask"))
                 assert shown.tobytes() == written.tobytes() and shown.getpalette() == written.getpalette()
         assert rows == expected
-        check_description(httpx.get(f"{server.url}/openapi.json").json(), kind, results[0])
         health = httpx.get(f"{server.url}/health").json()
         assert best.as_posix().endswith(health["checkpoint"]) and health["versions"].keys() >= {"torch", "lightning"}
         alone = {name: content[1:2] if name == "files" else {k: v[1:2] for k, v in content.items()}

@@ -196,14 +196,24 @@ class MyDataModule(LightningDataModule):
             splits.append((torch.cat([b["data"] for b in batches]), torch.cat([b["labels"] for b in batches])))
         return splits
 
+    @cached_property
+    def split(self) -> np.ndarray:
+        """The split of each training picture, train or val."""
+        images, targets = self.samples[0]
+        digests = [sha256(image).hexdigest() for image in images.numpy()]
+        return make_splits(digests, targets.numpy(), parts={"val": 10}, folds=self.folds, fold=self.fold)
+
+    @cached_property
+    def class_counts(self) -> list[int]:
+        """Number of training pictures of each class."""
+        return np.bincount(self.samples[0][1][self.split == "train"], minlength=len(self.class_names)).tolist()
+
     def setup(self, stage: str) -> None:
         if self.inputs:
             self.predict = self._read_inputs()
             return
         (images, targets), test = self.samples
-        digests = [sha256(image).hexdigest() for image in images.numpy()]
-        split = make_splits(digests, targets.numpy(), parts={"val": 10}, folds=self.folds, fold=self.fold)
-        rows = [split == name for name in ("train", "val")]
+        rows = [self.split == name for name in ("train", "val")]
         self.train, self.val = (BatchDataset(images[each], targets[each]) for each in rows)
         self.test = BatchDataset(*test)
         self._check_splits()

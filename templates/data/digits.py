@@ -8,6 +8,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
@@ -68,15 +69,25 @@ class MyDataModule(LightningDataModule):
         return [str(digit) for digit in self.samples[1].unique().tolist()]
 
     @cached_property
+    def split(self) -> np.ndarray:
+        """The split of each sample: train, val or test."""
+        images, targets = self.samples
+        digests = [sha256(image).hexdigest() for image in images.numpy()]
+        return make_splits(digests, targets.numpy(), folds=self.folds, fold=self.fold)
+
+    @cached_property
+    def class_counts(self) -> list[int]:
+        """Number of training pictures of each class."""
+        return self.samples[1][self.split == "train"].bincount().tolist()
+
+    @cached_property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height and width in pixels."""
         return tuple(self.samples[0].shape[1:])
 
     def setup(self, stage: str) -> None:
         images, targets = self.samples
-        digests = [sha256(image).hexdigest() for image in images.numpy()]
-        split = make_splits(digests, targets.numpy(), folds=self.folds, fold=self.fold)
-        rows = [split == name for name in ("train", "val", "test")]
+        rows = [self.split == name for name in ("train", "val", "test")]
         self.train, self.val, self.test = (BatchDataset(images[each], targets[each]) for each in rows)
         if stage == "predict":
             self.predict = self._read_inputs() if self.inputs else self._known_samples()

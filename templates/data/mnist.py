@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning import LightningDataModule
@@ -123,6 +124,18 @@ class MyDataModule(LightningDataModule):
         return [str(number) for number in range(1 + max(int(targets.max()) for _, targets in self.samples))]
 
     @cached_property
+    def split(self) -> np.ndarray:
+        """The split of each training picture, train or val."""
+        images, targets = self.samples[0]
+        digests = [sha256(image).hexdigest() for image in images.numpy()]
+        return make_splits(digests, targets.numpy(), parts={"val": 24}, folds=self.folds, fold=self.fold)
+
+    @cached_property
+    def class_counts(self) -> list[int]:
+        """Number of training pictures of each class."""
+        return np.bincount(self.samples[0][1][self.split == "train"], minlength=len(self.class_names)).tolist()
+
+    @cached_property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height and width in pixels."""
         return tuple(self.samples[0][0].shape[1:])
@@ -132,9 +145,7 @@ class MyDataModule(LightningDataModule):
             self.predict = self._read_inputs()
             return
         (images, targets), test = self.samples
-        digests = [sha256(image).hexdigest() for image in images.numpy()]
-        split = make_splits(digests, targets.numpy(), parts={"val": 24}, folds=self.folds, fold=self.fold)
-        rows = [split == name for name in ("train", "val")]
+        rows = [self.split == name for name in ("train", "val")]
         self.train, self.val = (BatchDataset(images[each], targets[each]) for each in rows)
         self.test = BatchDataset(*test)
         self._check_splits()

@@ -369,7 +369,7 @@ class MyDataModule(LightningDataModule):
             OSError: Files are missing or cannot be used; the message names them.
         """
         self.left_out: list[str] = []
-        self.pixels: Counter[str] = Counter()
+        self.pixels: dict[Path, Counter[str]] = {}  # of each mask, by class
         self.classes: Classes = np.arange(256, dtype=np.uint8)
         if self.data_dir is None:
             parts = canvases.make_canvases()
@@ -388,10 +388,11 @@ class MyDataModule(LightningDataModule):
         problems = [result for result in (*results.values(), *measured) if isinstance(result, str)]
         names, self.classes, faults = choose_classes(scans, names, colours)
         refuse(self.data_dir, problems or faults or check_palettes(scans))
-        for scan in scans.values():
+        for mask, scan in scans.items():
+            self.pixels[mask] = Counter()
             for value, count in scan.counts.items():
                 index = int(self.classes[value])
-                self.pixels[names[index] if index < len(names) else "no class"] += count
+                self.pixels[mask][names[index] if index < len(names) else "no class"] += count
         pictures = {picture.file: picture for picture in measured if isinstance(picture, Picture)}
         splits = {split: [(pictures[image], mask) for image, mask in part] for split, part in pairs.items()}
         if self.folds[0] or not splits.keys() >= {*SPLITS}:
@@ -402,6 +403,18 @@ class MyDataModule(LightningDataModule):
     @cached_property
     def class_names(self) -> list[str]:
         return self.samples[0]
+
+    @cached_property
+    def class_counts(self) -> list[int]:
+        """Number of training pixels of each class."""
+        names, splits = self.samples
+        counts: Counter[str] = Counter()
+        for _, mask in splits["train"]:
+            if isinstance(mask, Path):
+                counts += self.pixels[mask]
+            else:
+                counts.update(dict(zip(names, mask.flatten().bincount(minlength=len(names)).tolist(), strict=True)))
+        return [counts[name] for name in names]
 
     @cached_property
     def crop_size(self) -> int:
@@ -440,9 +453,10 @@ class MyDataModule(LightningDataModule):
         if self.folds[0]:
             parts += f", fold {self.folds[1]} of {self.folds[0]}"
         lines = [f"data: {self.data_dir or 'the embedded data'}, pictures with masks: {parts}"]
-        if total := self.pixels.total():
-            listed = [*names[:MAX_LISTED], *self.pixels.keys() & {"no class"}]
-            shares = [f"{name} ({self.pixels[name] / total:.1%})" for name in listed]
+        if self.pixels:
+            pixels = sum(self.pixels.values(), Counter())
+            listed = [*names[:MAX_LISTED], *pixels.keys() & {"no class"}]
+            shares = [f"{name} ({pixels[name] / pixels.total():.1%})" for name in listed]
             lines.append(f"classes by pixels: {', '.join(shares)}")
         return "\n".join(lines + [f"left out: {what}" for what in self.left_out])
 

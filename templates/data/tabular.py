@@ -257,6 +257,12 @@ class MyDataModule(LightningDataModule):
         return sorted(as_categories(self.splits["train"][self.target]).unique())
 
     @cached_property
+    def class_counts(self) -> list[int]:
+        """Number of training rows of each class."""
+        counts = as_categories(self.splits["train"][self.target]).value_counts()
+        return [int(counts[name]) for name in self.class_names]
+
+    @cached_property
     def target_scale(self) -> list[float]:
         """Mean and standard deviation of the target in the training rows; 0 and 1 for classes."""
         return self._scale(self.target) if self.task == "regression" else [0.0, 1.0]
@@ -384,7 +390,7 @@ class MyDataModule(LightningDataModule):
     def baselines(self) -> dict[str, Tensor]:
         """Predictions for the test rows by two models of scikit-learn that are fitted on the same training rows.
 
-        Numbers (N,), or probabilities: (N, num_classes), of two classes only the second one's, (N,).
+        Numbers (N,) or probabilities (N, num_classes).
         """
         train, test = (np.hstack(split.tensors[:2]) for split in (self.train, self.test))
         categories = list(range(train.shape[1] - len(self.categories), train.shape[1]))
@@ -402,7 +408,6 @@ class MyDataModule(LightningDataModule):
                 warnings.simplefilter("ignore", ConvergenceWarning)  # close enough for a baseline
                 model.fit(train, self.train.tensors[2].numpy())
             output = model.predict(test) if self.task == "regression" else model.predict_proba(test)
-            output = output[:, 1] if self.task == "binary" else output
             predictions[name] = torch.tensor(output, dtype=torch.float32)
         return predictions
 

@@ -244,6 +244,11 @@ class MyDataModule(LightningDataModule):
         return sorted(self.splits["train"]["label"].unique())
 
     @cached_property
+    def class_counts(self) -> list[int]:
+        """Number of training texts of each class."""
+        return self.splits["train"]["label"].value_counts()[self.class_names].tolist()
+
+    @cached_property
     def tokenizer(self) -> str:
         """A byte-level BPE of the training texts, as JSON. Token 0 is padding, token 1 is the first of every text."""
         texts = self.splits["train"]["text"]

@@ -146,7 +146,7 @@ class MyModel(LightningModule):
         if class_weights:
             if class_counts is None:
                 raise MisconfigurationException("--model.class_weights balanced needs --model.class_counts")
-            counts = torch.tensor(class_counts, dtype=torch.float32)
+            counts = torch.tensor(class_counts, dtype=torch.float32).clamp(min=1)
             balance = counts.sum() / (len(counts) * counts)
             self.training_criterion = nn.CrossEntropyLoss(balance, label_smoothing=label_smoothing)
         self.acc = MulticlassAccuracy(len(class_names), average="micro")

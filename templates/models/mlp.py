@@ -1,15 +1,23 @@
 """A multilayer perceptron for pictures, and its LightningModule."""
 
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning import LightningModule
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
 from torchvision.transforms.v2 import Normalize
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
@@ -33,6 +41,9 @@ class MyModel(LightningModule):
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
         label_smoothing: Share of each target that is spread over all classes.
+        class_weights: balanced weights the training loss of each class by the inverse of its share of the training
+            pictures; null weights all pictures equally.
+        class_counts: Number of training pictures of each class, for class_weights.
     """
 
     def __init__(
@@ -47,6 +58,8 @@ class MyModel(LightningModule):
         scheduler: SchedulerName = "onecycle",
         weight_decay: NonNegativeFloat = 0.0,
         label_smoothing: ClosedUnitInterval = 0.0,
+        class_weights: Literal["balanced"] | None = None,
+        class_counts: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -61,8 +74,24 @@ class MyModel(LightningModule):
         )
         self.example_input_array = torch.rand(2, *image_shape)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.training_criterion = self.criterion
+        if class_weights:
+            if class_counts is None:
+                raise MisconfigurationException("--model.class_weights balanced needs --model.class_counts")
+            counts = torch.tensor(class_counts, dtype=torch.float32).clamp(min=1)
+            balance = counts.sum() / (len(counts) * counts)
+            self.training_criterion = nn.CrossEntropyLoss(balance, label_smoothing=label_smoothing)
         self.acc = MulticlassAccuracy(len(class_names), average="micro")
+        self.balanced_acc = MulticlassAccuracy(len(class_names), average="macro")
+        self.f1 = MulticlassF1Score(len(class_names), average="macro")
         self.confusion = MulticlassConfusionMatrix(len(class_names))
+        self.per_class = MetricCollection(
+            {
+                "precision": MulticlassPrecision(len(class_names), average="none"),
+                "recall": MulticlassRecall(len(class_names), average="none"),
+                "f1": MulticlassF1Score(len(class_names), average="none"),
+            }
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Pictures (N, C, H, W), float32 in [0, 1], to logits (N, num_classes)."""
@@ -70,13 +99,14 @@ class MyModel(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
-        return self.criterion(self(images), targets)
+        return self.training_criterion(self(images), targets)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "val")
 
     def on_test_start(self) -> None:
         self.confusion.reset()
+        self.per_class.reset()
         self.wrong: list[Example] = []
         self.right: list[Example] = []
 
@@ -84,6 +114,11 @@ class MyModel(LightningModule):
         images, targets = batch
         predictions = self._step(batch, "test").argmax(dim=1)
         self.confusion.update(predictions, targets)
+        self.per_class.update(predictions, targets)
+        for name in ("balanced_acc", "f1"):
+            metric = getattr(self, name)
+            metric.update(predictions, targets)
+            self.log(f"test/{name}", metric)
         for image, target, prediction in zip(images, targets.tolist(), predictions.tolist(), strict=True):
             examples = self.right if prediction == target else self.wrong
             if len(examples) < EXAMPLES:
@@ -112,13 +147,23 @@ class MyModel(LightningModule):
         h = self.hparams
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
-    def figures(self) -> dict[str, Figure]:
-        """Figures of the last test by file name; misclassified samples come first."""
+    def per_class_rows(self) -> list[dict[str, Any]]:
+        """Precision, recall and F1 score of each class in the last test, and its number of test pictures as support."""
+        columns: dict[str, list[Any]] = {}
+        for name, values in self.per_class.compute().items():
+            columns[name] = [round(value, 4) for value in values.tolist()]
+        columns["support"] = self.confusion.compute().sum(dim=1).tolist()
+        rows = zip(self.hparams["class_names"], *columns.values(), strict=True)
+        return [dict(zip(("class", *columns), row, strict=True)) for row in rows]
+
+    def figures(self) -> dict[str, Any]:
+        """Figures and tables of the last test by file name; misclassified samples come first."""
         names = self.hparams["class_names"]
         examples = self.wrong[: EXAMPLES // 2] + self.right
         return {
             "confusion_matrix": draw_confusion(self.confusion.compute().tolist(), names),
             "test_samples": draw_examples(examples[:EXAMPLES], names),
+            "per_class": self.per_class_rows(),
         }
 
 

@@ -1,17 +1,26 @@
 """The network and its LightningModule: semantic segmentation with a network of torchvision."""
 
+from math import isnan
 from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from lightning import LightningModule
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torchmetrics import MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MulticlassJaccardIndex,
+    MulticlassPrecision,
+    MulticlassRecall,
+    MulticlassStatScores,
+)
 from torchvision.models import get_model
 from torchvision.transforms.v2 import Normalize
 
@@ -68,6 +77,9 @@ class MyModel(LightningModule):
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
+        class_weights: balanced weights the training loss of each class by the inverse of its share of the training
+            pixels; null weights all pixels equally.
+        class_counts: Number of training pixels of each class, for class_weights.
     """
 
     def __init__(
@@ -79,14 +91,32 @@ class MyModel(LightningModule):
         optimizer: OptimizerName = "adamw",
         scheduler: SchedulerName = "onecycle",
         weight_decay: NonNegativeFloat = 0.01,
+        class_weights: Literal["balanced"] | None = None,
+        class_counts: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.normalize = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))  # of ImageNet
         self.network = make_network(network, len(class_names))
-        self.acc = MulticlassAccuracy(len(class_names), average="micro", ignore_index=IGNORED)
-        self.iou = MulticlassJaccardIndex(
-            len(class_names), average="none", ignore_index=IGNORED, zero_division=torch.nan
+        self.criterion = nn.CrossEntropyLoss(ignore_index=IGNORED, reduction="sum")
+        self.training_criterion = self.criterion
+        if class_weights:
+            if class_counts is None:
+                raise MisconfigurationException("--model.class_weights balanced needs --model.class_counts")
+            counts = torch.tensor(class_counts, dtype=torch.float32).clamp(min=1)
+            balance = counts.sum() / (len(counts) * counts)
+            self.training_criterion = nn.CrossEntropyLoss(balance, ignore_index=IGNORED, reduction="sum")
+        options: dict[str, Any] = {"num_classes": len(class_names), "ignore_index": IGNORED}
+        self.acc = MulticlassAccuracy(**options, average="micro")
+        self.balanced_acc = MulticlassAccuracy(**options, average="macro")
+        self.iou = MulticlassJaccardIndex(**options, average="none", zero_division=torch.nan)
+        self.per_class = MetricCollection(
+            {
+                "precision": MulticlassPrecision(**options, average="none"),
+                "recall": MulticlassRecall(**options, average="none"),
+                "f1": MulticlassF1Score(**options, average="none"),
+                "counts": MulticlassStatScores(**options, average="none"),
+            }
         )
         self.example_input_array = torch.rand(2, 3, 128, 160)
 
@@ -98,14 +128,13 @@ class MyModel(LightningModule):
         if stage == "fit" and self.hparams["weights"] and not self.trainer.ckpt_path:
             load_pretrained(self.network, self.hparams["network"], self.hparams["weights"])
 
-    def loss(self, logits: Tensor, masks: Tensor) -> Tensor:
+    def loss(self, criterion: nn.Module, logits: Tensor, masks: Tensor) -> Tensor:
         """Mean cross-entropy of the pixels that have a class; 0 if there are none."""
-        total = cross_entropy(logits, masks, ignore_index=IGNORED, reduction="sum")
-        return total / (masks != IGNORED).sum().clamp(min=1)
+        return criterion(logits, masks) / (masks != IGNORED).sum().clamp(min=1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, masks = batch
-        return self.loss(self(images), masks)
+        return self.loss(self.training_criterion, self(images), masks)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "val")
@@ -115,9 +144,13 @@ class MyModel(LightningModule):
 
     def on_test_start(self) -> None:
         self.examples: list[Example] = []
+        self.per_class.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         predictions = self._step(batch, "test")
+        self.per_class.update(predictions, batch[1])
+        self.balanced_acc.update(predictions, batch[1])
+        self.log("test/balanced_acc", self.balanced_acc, batch_size=len(predictions))
         samples = list(zip(*(tensor.cpu() for tensor in (*batch, predictions)), strict=True))
         self.examples += samples[: EXAMPLES - len(self.examples)]
 
@@ -131,7 +164,7 @@ class MyModel(LightningModule):
         predictions = logits.argmax(dim=1)
         self.iou.update(predictions, masks)
         self.acc(predictions, masks)
-        self.log(f"{stage}/loss", self.loss(logits, masks), batch_size=len(images), sync_dist=True)
+        self.log(f"{stage}/loss", self.loss(self.criterion, logits, masks), batch_size=len(images), sync_dist=True)
         self.log(f"{stage}/acc", self.acc, batch_size=len(images))
         return predictions
 
@@ -139,6 +172,7 @@ class MyModel(LightningModule):
         """Logs the mean IoU of the classes that occur, and in the test the IoU of each."""
         values = self.iou.compute()
         self.iou.reset()
+        self.iou_of_classes = values.tolist()
         self.log(f"{stage}/iou", values.nanmean(), prog_bar=True, sync_dist=True)
         names = self.hparams["class_names"]
         if stage == "test" and len(names) <= MAX_LISTED:
@@ -158,9 +192,23 @@ class MyModel(LightningModule):
         h = self.hparams
         return make_optimizer(self, h["optimizer"], h["lr"], h["weight_decay"], h["scheduler"])
 
-    def figures(self) -> dict[str, Figure]:
-        """Figures of the last test by file name."""
-        return {"test_samples": draw_examples(self.examples, self.hparams["class_names"])}
+    def per_class_rows(self) -> list[dict[str, Any]]:
+        """IoU, precision, recall and F1 score of each class in the last test, and its number of pixels as support."""
+        metrics = self.per_class.compute()
+        support = metrics.pop("counts")[:, -1].tolist()
+        columns = {"iou": self.iou_of_classes} | {name: values.tolist() for name, values in metrics.items()}
+        rows: list[dict[str, Any]] = [{"class": name} for name in self.hparams["class_names"]]
+        for i, row in enumerate(rows):
+            row |= {name: None if isnan(values[i]) else round(values[i], 4) for name, values in columns.items()}
+            row["support"] = support[i]
+        return rows
+
+    def figures(self) -> dict[str, Any]:
+        """Figures and tables of the last test by file name."""
+        return {
+            "test_samples": draw_examples(self.examples, self.hparams["class_names"]),
+            "per_class": self.per_class_rows(),
+        }
 
 
 def draw_examples(examples: list[Example], names: list[str]) -> Figure:

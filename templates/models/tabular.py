@@ -11,8 +11,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
-from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, MulticlassAccuracy, MulticlassF1Score
-from torchmetrics.functional.classification import binary_roc, multiclass_confusion_matrix
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
+from torchmetrics.functional.classification import (
+    binary_roc,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
@@ -30,9 +36,12 @@ def make_metrics(task: str, num_classes: int) -> dict[str, Metric]:
     """The metrics of a task by name. They take what `MyModel.to_predictions` returns."""
     if task == "regression":
         return {"r2": R2Score(), "mae": MeanAbsoluteError(), "rmse": MeanSquaredError(squared=False)}
-    if task == "binary":
-        return {"acc": BinaryAccuracy(), "auroc": BinaryAUROC()}
-    return {"acc": MulticlassAccuracy(num_classes, average="micro"), "f1": MulticlassF1Score(num_classes)}
+    metrics = {
+        "acc": MulticlassAccuracy(num_classes, average="micro"),
+        "balanced_acc": MulticlassAccuracy(num_classes, average="macro"),
+        "f1": MulticlassF1Score(num_classes, average="macro"),
+    }
+    return metrics | ({"auroc": MulticlassAUROC(num_classes)} if task == "binary" else {})
 
 
 class MLP(nn.Module):
@@ -90,9 +99,12 @@ class MyModel(LightningModule):
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
+        class_weights: balanced weights the training loss of each class by the inverse of its share of the training
+            rows; null weights all rows equally.
+        class_counts: Number of training rows of each class; empty for regression.
 
     Raises:
-        MisconfigurationException: The loss does not fit the task, or poisson_nll the mean of the target.
+        MisconfigurationException: The loss or class_weights do not fit the task, or poisson_nll the target's mean.
     """
 
     def __init__(
@@ -113,6 +125,8 @@ class MyModel(LightningModule):
         optimizer: OptimizerName = "adamw",
         scheduler: SchedulerName = "onecycle",
         weight_decay: NonNegativeFloat = 0.01,
+        class_weights: Literal["balanced"] | None = None,
+        class_counts: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -127,6 +141,14 @@ class MyModel(LightningModule):
         outputs = len(class_names) if task == "multiclass" else 1
         self.network = MLP(len(numbers) + len(gaps), cardinalities, hidden, layers, dropout, outputs)
         self.criterion = losses[self.loss]()
+        self.training_criterion = self.criterion
+        if class_weights:
+            if not class_counts:
+                raise MisconfigurationException(f"--model.class_weights balanced needs classes, but the task is {task}")
+            counts = torch.tensor(class_counts, dtype=torch.float32)
+            balance = counts.sum() / (len(counts) * counts)
+            options = {"pos_weight": balance[1] / balance[0]} if task == "binary" else {"weight": balance}
+            self.training_criterion = losses[self.loss](**options)
         self.metrics: dict[str, Metric] = nn.ModuleDict(make_metrics(task, len(class_names)))  # type: ignore[assignment]
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
@@ -138,28 +160,25 @@ class MyModel(LightningModule):
         return outputs if self.task == "multiclass" else outputs.squeeze(1)
 
     def to_predictions(self, outputs: Tensor) -> Tensor:
-        """Converts what `forward` returns to targets in their own units or to probabilities.
-
-        The output is (N, num_classes) for more than two classes, (N,) for the second one of two classes.
-        """
+        """Converts what `forward` returns to targets in their own units, (N,), or probabilities, (N, num_classes)."""
         if self.task == "multiclass":
             return outputs.softmax(dim=1)
         if self.task == "binary":
-            return outputs.sigmoid()
+            return torch.stack([(-outputs).sigmoid(), outputs.sigmoid()], dim=1)
         return outputs.exp() * self.mean if self.loss == "poisson_nll" else outputs * self.std + self.mean
 
-    def compute_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def compute_loss(self, criterion: nn.Module, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.task == "multiclass":
-            return self.criterion(outputs, targets)
+            return criterion(outputs, targets)
         if self.task == "binary":
-            return self.criterion(outputs, targets.float())
+            return criterion(outputs, targets.float())
         if self.loss == "poisson_nll":
-            return self.criterion(outputs + log(self.mean), targets)
-        return self.criterion(outputs, (targets - self.mean) / self.std)
+            return criterion(outputs + log(self.mean), targets)
+        return criterion(outputs, (targets - self.mean) / self.std)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         numbers, categories, targets = batch
-        return self.compute_loss(self(numbers, categories), targets)
+        return self.compute_loss(self.training_criterion, self(numbers, categories), targets)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "val")
@@ -180,7 +199,7 @@ class MyModel(LightningModule):
         for metric in self.metrics.values():
             metric.update(predictions, targets)
         values: dict[str, Any] = {f"{stage}/{name}": metric for name, metric in self.metrics.items()}
-        values[f"{stage}/loss"] = self.compute_loss(outputs, targets)
+        values[f"{stage}/loss"] = self.compute_loss(self.criterion, outputs, targets)
         self.log_dict(values, prog_bar=True, batch_size=len(targets), sync_dist=True)
         return predictions
 
@@ -198,12 +217,9 @@ class MyModel(LightningModule):
         predictions = self.to_predictions(self(*features))
         if self.task == "regression":
             return columns | {"prediction": predictions.tolist()}
-        if self.task == "binary":
-            predictions = torch.stack([1 - predictions, predictions], dim=1)
-        probabilities = predictions
-        probability, index = probabilities.max(dim=1)
+        probability, index = predictions.max(dim=1)
         names = self.hparams["class_names"]
-        all_of_each = [dict(zip(names, row, strict=True)) for row in probabilities.tolist()]
+        all_of_each = [dict(zip(names, row, strict=True)) for row in predictions.tolist()]
         classes = [names[i] for i in index]
         return columns | {"class": classes, "probability": probability.tolist(), "probabilities": all_of_each}
 
@@ -217,8 +233,8 @@ class MyModel(LightningModule):
         categories = torch.ones(2, len(self.hparams["categories"]), dtype=torch.int64)
         return Exported(self, scale), (scale[:, 0].repeat(2, 1), categories)
 
-    def figures(self) -> dict[str, Figure]:
-        """Figures of the last test by file name."""
+    def figures(self) -> dict[str, Any]:
+        """Figures and tables of the last test by file name."""
         predicted, truth = torch.cat(self.predicted), torch.cat(self.truth)
         if self.task == "regression":
             target = self.hparams["target"]
@@ -226,11 +242,13 @@ class MyModel(LightningModule):
                 "predicted_against_true": draw_predictions(predicted, truth, target),
                 "residuals": draw_residuals(predicted - truth, target),
             }
-        if self.task == "binary":
-            predicted = torch.stack([1 - predicted, predicted], dim=1)
         names = self.hparams["class_names"]
-        counts = multiclass_confusion_matrix(predicted, truth, len(names)).tolist()
-        return {"roc": draw_roc(predicted, truth, names), "confusion_matrix": draw_confusion(counts, names)}
+        counts = multiclass_confusion_matrix(predicted, truth, len(names))
+        return {
+            "roc": draw_roc(predicted, truth, names),
+            "confusion_matrix": draw_confusion(counts.tolist(), names),
+            "per_class": per_class_rows(predicted, truth, names),
+        }
 
 
 class Exported(nn.Module):
@@ -251,6 +269,16 @@ class Exported(nn.Module):
         scaled = ((numbers - self.mean) / self.std).masked_fill(missing, 0.0)
         features = torch.cat([scaled, missing[:, self.gaps]], dim=1).float()
         return self.model.to_predictions(self.model(features, categories))
+
+
+def per_class_rows(probabilities: Tensor, truth: Tensor, names: list[str]) -> list[dict[str, Any]]:
+    """Precision, recall and F1 score of each class, and its number of rows as support."""
+    columns = {"class": names}
+    for metric in (multiclass_precision, multiclass_recall, multiclass_f1_score):
+        values = metric(probabilities, truth, len(names), average="none")
+        columns[metric.__name__.split("_")[1]] = [round(value, 4) for value in values.tolist()]
+    columns["support"] = truth.bincount(minlength=len(names)).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def draw_predictions(predicted: Tensor, truth: Tensor, target: str) -> Figure:

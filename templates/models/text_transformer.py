@@ -1,7 +1,7 @@
 """A transformer for texts, and its LightningModule."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt, restricted_number_type
@@ -66,6 +66,9 @@ class MyModel(LightningModule):
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
         label_smoothing: Share of each target that is spread over all classes.
+        class_weights: balanced weights the training loss of each class by the inverse of its share of the training
+            texts; null weights all texts equally.
+        class_counts: Number of training texts of each class, for class_weights.
 
     Raises:
         MisconfigurationException: The width is not a multiple of the number of heads.
@@ -84,6 +87,8 @@ class MyModel(LightningModule):
         scheduler: SchedulerName = "onecycle",
         weight_decay: NonNegativeFloat = 0.01,
         label_smoothing: ClosedUnitInterval = 0.0,
+        class_weights: Literal["balanced"] | None = None,
+        class_counts: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -94,6 +99,13 @@ class MyModel(LightningModule):
         self.network = Transformer(tokens.get_vocab_size(), num_classes, max_length, width, heads, layers, dropout)
         self.example_input_array = torch.tensor([[1, 3, 4, 5], [1, 6, 0, 0]])
         self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.training_criterion = self.criterion
+        if class_weights:
+            if class_counts is None:
+                raise MisconfigurationException("--model.class_weights balanced needs --model.class_counts")
+            counts = torch.tensor(class_counts, dtype=torch.float32).clamp(min=1)
+            balance = counts.sum() / (len(counts) * counts)
+            self.training_criterion = nn.CrossEntropyLoss(balance, label_smoothing=label_smoothing)
         self.acc = MulticlassAccuracy(num_classes, average="micro")
         self.f1 = MulticlassF1Score(num_classes)
         self.balanced_acc = MulticlassAccuracy(num_classes, average="macro")
@@ -117,7 +129,7 @@ class MyModel(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         tokens, targets = batch
-        return self.criterion(self(tokens), targets)
+        return self.training_criterion(self(tokens), targets)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "val")
