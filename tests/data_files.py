@@ -125,7 +125,7 @@ def write_pictures(folder: Path) -> Data:
     return Data(
         [f"--data.data_dir={folder}"],
         {"test/acc": 0.9},
-        stderr=f"warning: left out 1 unreadable: {unreadable}",
+        stderr=f"warning: unreadable pictures left out (1): {unreadable}",
     )
 
 

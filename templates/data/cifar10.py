@@ -43,7 +43,7 @@ class Record:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads numbers, texts, lists and dicts; NumPy arrays become records, as hostile ones could crash NumPy."""
+    """Unpickler of numbers, texts, lists and dicts; NumPy arrays become records, as hostile ones could crash NumPy."""
 
     def find_class(self, module_name: str, global_name: str) -> type[Record]:
         if global_name not in ("ndarray", "dtype", "_reconstruct", "_frombuffer", "encode"):
@@ -72,7 +72,7 @@ def read_bytes(array: Record) -> np.ndarray:
 
 
 def read_batch(file: Path) -> dict[str, Any]:
-    """Reads a file of cifar-10-batches-py: the pictures of a batch, (N, 3, 32, 32) uint8, and its other values.
+    """Read a file of cifar-10-batches-py: the pictures of a batch, (N, 3, 32, 32) uint8, and its other values.
 
     Raises:
         OSError: The file is missing, damaged, or holds anything but numbers, texts and arrays of bytes.
@@ -141,7 +141,7 @@ class MyDataModule(LightningDataModule):
         self.shift, self.flip = shift, flip
 
     def prepare_data(self) -> None:
-        """Downloads CIFAR-10 if its folder does not exist; torchvision verifies the checksums.
+        """Download CIFAR-10 if its folder does not exist; torchvision verifies the checksums.
 
         Raises:
             FileNotFoundError: It cannot be downloaded.
@@ -221,7 +221,7 @@ class MyDataModule(LightningDataModule):
             self.predict = self._known_samples()
 
     def _check_splits(self) -> None:
-        """Checks that the splits fit each other and the model.
+        """Check that the splits fit each other and the model.
 
         Raises:
             MisconfigurationException: They do not.
@@ -274,7 +274,7 @@ class MyDataModule(LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Shifts and mirrors pictures of training, converts all to float32 in [0, 1] and resizes them."""
+        """Convert pictures to float32 in [0, 1] and resize them; shift and mirror training pictures before."""
         images, rest = batch
         if self.trainer and self.trainer.training:
             images = random_shift(images, self.shift)

@@ -39,7 +39,7 @@ Sample = tuple[Picture | Tensor, Target]
 
 
 def make_target(boxes: Tensor, labels: Tensor, iscrowd: Tensor, image_id: int, size: tuple[int, int]) -> Target:
-    """Makes a target for a detector of torchvision.
+    """Make a target for a torchvision detector.
 
     Args:
         boxes: (K, 4) float32; left, top, right and bottom in pixels, the last two exclusive.
@@ -72,7 +72,10 @@ def embedded_samples() -> tuple[list[Sample], list[str]]:
 
 
 def find_annotations(folder: Path) -> dict[str, Path]:
-    """Finds the COCO file of each split; one for all pictures is that of "train", and one named instances is preferred.
+    """Find the COCO file of each split.
+
+    A file whose path names no split is used for "train". Of several files for a split, the one with "instances" in its
+    name is used.
 
     Raises:
         OSError: There is none for training, or several for a split.
@@ -94,7 +97,7 @@ def find_annotations(folder: Path) -> dict[str, Path]:
 
 
 def load_coco(file: Path) -> Json:
-    """Loads a COCO file, https://cocodataset.org/#format-data. All annotations have id and iscrowd.
+    """Load a COCO file, https://cocodataset.org/#format-data. All annotations have id and iscrowd.
 
     Raises:
         OSError: It is another kind of file.
@@ -106,7 +109,7 @@ def load_coco(file: Path) -> Json:
         ]
         for name, key in (("images", "file_name"), ("categories", "name")):
             if len({str(entry["id"]): entry[key] for entry in content[name]}) < len(content[name]):
-                raise OSError(f"{file}: the ids of {name} must differ")
+                raise OSError(f"{file}: ids of {name} must be unique: some occur twice")
     except (ValueError, TypeError, KeyError) as error:
         raise OSError(f"{file} is not a COCO file of images, annotations and categories ({error!r})") from error
     return content
@@ -123,7 +126,7 @@ def find_picture(name: str, places: list[Path], named: dict[str, list[Path]]) ->
 
 
 def merge_categories(content: Json) -> dict[Any, str]:
-    """The names of the categories by id, in the order of the ids; of several with one name, the first."""
+    """Names of the categories by id, sorted by id. Of categories with the same name, only the first is kept."""
     ids: dict[str, Any] = {}
     for category in sorted(content["categories"], key=lambda each: str(each["id"]).zfill(9)):
         ids.setdefault(str(category["name"]), category["id"])
@@ -147,7 +150,7 @@ def find_edges(box: Json) -> list[float] | None:
 def make_samples(
     content: Json, pictures: dict[Path, Picture], class_names: list[str], drop: bool
 ) -> tuple[list[Sample], list[str], Counter[str]]:
-    """Checks and converts the annotations of a split; `drop` leaves out boxes outside of pictures and clips others.
+    """Check and convert the annotations of a split; with `drop`, leave out boxes outside of pictures and clip others.
 
     Returns:
         The pictures that can be read with their targets, what is wrong, and how many boxes are left out and why.
@@ -182,7 +185,8 @@ def make_samples(
         if not drop:
             wrong = box_convert(drawn[beyond], "xyxy", "xywh").tolist()
             problems += [
-                f"{picture.file}: box {box} reaches beyond its edges: see --data.drop_bad_boxes" for box in wrong
+                f"{picture.file}: box {box} exceeds the picture: correct it, or use --data.drop_bad_boxes true"
+                for box in wrong
             ]
         left_out["boxes outside of their pictures"] += int((~inside).sum())
         target = make_target(clipped[inside], labels[inside], iscrowd[inside], image["id"], picture.size)
@@ -213,7 +217,7 @@ class PictureDataset(Dataset):
 
 
 def collate(samples: list[tuple[Tensor, Any]]) -> tuple[list[Tensor], list[Any]]:
-    """Makes a batch of two lists: pictures, whose sizes may differ, and targets or columns."""
+    """Make a batch of two lists: pictures, whose sizes may differ, and targets or columns."""
     images, others = zip(*samples, strict=True)
     return list(images), list(others)
 
@@ -228,8 +232,8 @@ class MyDataModule(LightningDataModule):
             and test.json, in the folder, in annotations/ or beside the pictures in train/, val/ and test/. If there are
             none for testing, 20% of the training pictures are used; if there are none for validation, an
             eighth of the others. A relative path starts at the project's root. Null uses the embedded pictures.
-        drop_bad_boxes: Leave out boxes outside of their pictures and clip boxes at the edges of their pictures; by
-            default both are errors.
+        drop_bad_boxes: Leave out boxes that lie outside of their pictures, and clip those that reach beyond the edges;
+            by default both are errors, except for up to 2 pixels beyond an edge.
         turn: Whether boxes fit pictures that are turned upright by their EXIF data; null decides by width and height
             in the annotations.
         min_size: Shorter side of a picture in pixels when the network sees it; null takes the median of the pictures,
@@ -240,8 +244,8 @@ class MyDataModule(LightningDataModule):
         flip: Mirror half of the training pictures.
         folds: Number of folds that take the place of train and val; the test split stays.
         fold: The fold that validates, from 1 to `folds`; the others train.
-        batch_size: Pictures per step and device in training. The network pads pictures to the largest of a batch, which
-            changes its outputs a little, so all other batches have one.
+        batch_size: Pictures per step and device in training. Validation, test and prediction use batches of one
+            picture, because padding to the largest picture of a batch changes the network's outputs a little.
         num_workers: Processes that read pictures; with 0, the main process does. Use more for photographs on a GPU.
     """
 
@@ -271,7 +275,7 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def annotated(self) -> dict[str, Json]:
-        """The content of the COCO file of each split. All images have their path as file, and size or None."""
+        """Content of the COCO file of each split. Each image also has its path as "file", and its "size" or None."""
         contents: dict[str, Json] = {}
         if not (folder := self.data_dir) or not folder.is_dir():
             return contents
@@ -299,7 +303,7 @@ class MyDataModule(LightningDataModule):
             drawn, groups = embedded_samples()
             names = {digit + 1: str(digit) for digit in range(10)}
             return names, split_samples("the embedded data", {"train": drawn}, groups, *self.folds)
-        refuse(self.data_dir, [] if self.annotated else ["there is no such folder"])
+        refuse(self.data_dir, [] if self.annotated else ["the folder does not exist: correct --data.data_dir"])
         sizes = {image["file"]: image["size"] for content in self.annotated.values() for image in content["images"]}
         with ThreadPoolExecutor() as pool:
             results = list(pool.map(canvases.measure_picture, sizes, sizes.values(), repeat(self.hparams["turn"])))
@@ -320,9 +324,10 @@ class MyDataModule(LightningDataModule):
         splits["train"] = [(picture, without_crowds(target)) for picture, target in splits["train"]]
         empty = [split for split in SPLITS if not any((target["iscrowd"] == 0).any() for _, target in splits[split])]
         if "train" in empty:
-            refuse(self.data_dir, ["there is no box to train on, apart from boxes around crowds"])
+            refuse(self.data_dir, ["train has no boxes except those around crowds: add annotations with iscrowd 0"])
         for split in empty:
-            rank_zero_only(print)(f"warning: no box counts for {split}, so there is no {split}/map", file=sys.stderr)
+            what = "has no boxes, except perhaps around crowds"
+            rank_zero_only(print)(f"warning: {split} {what}: {split}/map is not logged", file=sys.stderr)
         return categories, splits
 
     @cached_property
@@ -345,7 +350,7 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def anchor_sizes(self) -> list[int]:
-        """Five sides in pixels of what the network sees, from that of a small training box to that of a large one."""
+        """Sides of the anchor boxes of the five levels, in pixels of the resized pictures, in ascending order."""
         if sizes := self.hparams["anchor_sizes"]:
             return [int(size) for size in sizes]
         sides = []
@@ -363,7 +368,8 @@ class MyDataModule(LightningDataModule):
             return
         categories, splits = self.samples
         if categories != dict(zip(self.category_ids, self.class_names, strict=True)):  # those of a checkpoint
-            refuse(self.data_dir, [f"its categories {categories} are not those of the training data"])
+            hint = "use the --data.data_dir of the training, or train a new model"
+            refuse(self.data_dir, [f"its categories {categories} differ from the checkpoint's: {hint}"])
         if stage == "fit":
             rank_zero_only(print)(self.report(), flush=True)
         self.train = PictureDataset(splits["train"], RandomHorizontalFlip() if self.hparams["flip"] else None)

@@ -57,7 +57,7 @@ class BatchDataset(TensorDataset):
 
 
 def parse_times(texts: pd.Series, form: str) -> pd.Series:
-    """Converts texts (N,), NaN for gaps, to datetimes, UTC, or numbers (N,); what does not have the form is missing.
+    """Convert texts (N,), NaN for gaps, to datetimes, UTC, or numbers (N,); what does not have the form is missing.
 
     A form is number, seconds or milliseconds, both since 1970, or a format of `strptime`.
     """
@@ -127,7 +127,7 @@ def find_times(frame: pd.DataFrame, given: list[str], file: Path) -> tuple[list[
 
 
 class Clock:
-    """Converts the times of a series to numbers of steps since the first one, and back.
+    """Conversion of the times of a series to numbers of steps since the first one, and back.
 
     Args:
         times: Datetimes or numbers. The step is the most frequent difference of two of them; calendar months
@@ -145,7 +145,7 @@ class Clock:
 
     @staticmethod
     def _are_months(times: pd.Series) -> bool:
-        """Whether all times are 28 or more days apart and on the same day, or the last day, of a month."""
+        """Return whether all times are 28 or more days apart and on the same day, or the last day, of a month."""
         same_day = times.dt.day.nunique() == 1 or times.dt.is_month_end.all()
         return bool(same_day and (times.diff()[1:] >= pd.Timedelta(days=28)).all())
 
@@ -195,9 +195,10 @@ class MyDataModule(LightningDataModule):
         test_share: Share of the rows for the test.
         missing: Further values that stand for gaps, such as -200.
         decimal: Decimal sign, "." or ","; null finds it.
-        header: none if the first row is data, first if it holds names; null expects names that do not look like data.
-        separator: Character between fields, tab or blank; null finds it.
-        encoding: Encoding of the file, such as cp1252; null finds it.
+        header: "none" if the first row is data, "first" if it holds the names of the columns; null is like "first", but
+            a first row that looks like data is an error.
+        separator: Character between fields, or the word "tab" or "blank" (space); null detects it.
+        encoding: Encoding of the file, such as cp1252; null detects it.
         folds: Number of folds: the rows before the test are divided into one part more than that.
         fold: The fold, from 1: the parts before it train, the next one validates, and those after it are not used.
         batch_size: Windows per step and device.

@@ -37,7 +37,7 @@ Sample = tuple[Path, str]  # a picture file and the name of its class
 
 
 class PictureDataset(Dataset):
-    """Reads picture files as pairs: the picture, (3, size, size), float32 in [0, 1], and its label.
+    """Data set of pairs: the picture, (3, size, size), float32 in [0, 1], and its label.
 
     Args:
         files: Picture files.
@@ -58,7 +58,7 @@ class PictureDataset(Dataset):
 
 
 def write_digits(folder: Path) -> None:
-    """Writes the digits of scikit-learn as `folder`/CLASS/NUMBER.png of 32 x 32 pixels, all of them or none."""
+    """Write the digits of scikit-learn as `folder`/CLASS/NUMBER.png of 32 x 32 pixels, all of them or none."""
     if folder.exists():
         return
     digits = load_digits()
@@ -87,7 +87,7 @@ def list_folders(folder: Path) -> list[Path]:
 
 
 def find_root(folder: Path) -> Path:
-    """The folder that holds those of splits or classes: `folder`, or the only one in it, as in an unpacked archive."""
+    """The folder that holds the split or class folders: `folder`, or its only subfolder, as in an unpacked archive."""
     inner = list_folders(folder)
     if len(inner) == 1 and not split_of(inner[0].name):
         below = list_folders(inner[0])
@@ -97,7 +97,7 @@ def find_root(folder: Path) -> Path:
 
 
 def find_layout(places: set[Place]) -> str:
-    """Whether folders are named SPLIT/CLASS, CLASS/SPLIT or CLASS; in splits, classes have folders of their own."""
+    """The layout, "SPLIT/CLASS", "CLASS/SPLIT" or "CLASS"; a top-level split has class subfolders."""
     deep = [place for place in places if len(place) > 1]
     if any(split_of(first) for first, *_ in deep):
         return "SPLIT/CLASS"
@@ -113,7 +113,7 @@ def find_split_and_class(place: Place, layout: str) -> tuple[str, str]:
 
 
 def list_samples(folder: Path) -> tuple[dict[str, list[Sample]], list[str]]:
-    """Lists the pictures of SPLIT/CLASS/*, CLASS/SPLIT/* or CLASS/*; without splits, all are for training.
+    """List the pictures of SPLIT/CLASS/*, CLASS/SPLIT/* or CLASS/*; without splits, all are for training.
 
     Returns:
         The pictures with their classes by split, and what is left out.
@@ -135,17 +135,17 @@ def list_samples(folder: Path) -> tuple[dict[str, list[Sample]], list[str]]:
         names = ", ".join(f"{name} ({split})" for split, name in sorted(lost))
         raise FileNotFoundError(f"{folder} has no readable pictures of {names}: repair or remove them")
     skipped = Counter(str(Path(*places[file][:1])) for file in places.keys() - wanted.keys())
-    left_out = [f"{count} in {name}/, which are in no folder of a class" for name, count in sorted(skipped.items())]
+    left_out = [f"{count} pictures in {name}/ that are in no class folder" for name, count in sorted(skipped.items())]
     known = {name for _, name in splits["train"]}
     for split in ("val", "test"):
         classes = {name for _, name in splits[split]}
         if len(classes) == 1 and not classes & known:
-            left_out.append(f"{len(splits.pop(split))} pictures for {split}, as {classes.pop()}/ is no class to train")
+            left_out.append(f"{len(splits.pop(split))} {split} pictures, as {classes.pop()}/ has no training pictures")
     return {split: part for split, part in splits.items() if part}, left_out + list_others(folder, places)
 
 
 def check_folders(folder: Path, places: dict[Place, tuple[str, str]], layout: str) -> None:
-    """Warns if splits may have been taken for classes.
+    """Warn if splits may have been taken for classes.
 
     Raises:
         FileNotFoundError: There are no pictures for training, or two folders are named after the same split.
@@ -164,14 +164,14 @@ def check_folders(folder: Path, places: dict[Place, tuple[str, str]], layout: st
     inner = [{place[1] for place in places if place[0] == name and len(place) > 1} for name in names]
     if layout == "CLASS" and inner[0] and all(each == inner[0] for each in inner):
         rank_zero_only(print)(
-            f"warning: the classes in {folder} are {', '.join(names)}, and all have the same subfolders:"
-            " if these are the classes, name the folders above them train, val and test",
+            f"warning: {folder}: {', '.join(names)} are read as classes, but all have the same subfolders:"
+            " if the subfolders are the classes, rename the folders above them to train, val and test",
             file=sys.stderr,
         )
 
 
 def list_others(folder: Path, places: dict[Path, Place]) -> list[str]:
-    """Folders without pictures and files that are no pictures, apart from hidden ones."""
+    """Descriptions of folders that hold no pictures and of files that are not pictures; hidden ones are skipped."""
     paths = [path for path in sorted(folder.rglob("*")) if not any(map(is_junk, path.relative_to(folder).parts))]
     full = {folder.joinpath(*place[:depth]) for place in places.values() for depth in range(len(place) + 1)}
     empty = [
@@ -185,7 +185,7 @@ def list_others(folder: Path, places: dict[Path, Place]) -> list[str]:
 
 
 def group_copies(folder: Path, files: Sequence[Path]) -> list[str]:
-    """A text for each file, which copies of a file have in common."""
+    """Return a key for each file; copies of a file have the same key."""
     sizes = Counter(file.stat().st_size for file in files)
     groups = []
     for file in files:
@@ -267,7 +267,9 @@ class MyDataModule(LightningDataModule):
         """The names of the folders, sorted."""
         names = sorted({name for _, name in self.samples["train"]})
         if len(names) < 2:
-            raise MisconfigurationException(f"{self.data_dir}: found one class, {names[0]}, need at least two")
+            raise MisconfigurationException(
+                f"{self.data_dir} has only one class, {names[0]}: add a folder with pictures of another class"
+            )
         return names
 
     @cached_property
@@ -321,7 +323,8 @@ class MyDataModule(LightningDataModule):
         files, names = zip(*self.samples[split], strict=True)
         if unknown := set(names) - set(self.class_names):
             raise MisconfigurationException(
-                f"{self.data_dir}: {split} has classes without training pictures: {', '.join(sorted(unknown))}"
+                f"{self.data_dir}: {split} has classes without training pictures, {', '.join(sorted(unknown))}:"
+                " add training pictures of them or remove their folders"
             )
         numbers = {name: number for number, name in enumerate(self.class_names)}
         return PictureDataset(files, [numbers[name] for name in names], size, transform)

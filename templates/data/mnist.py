@@ -70,7 +70,7 @@ class MyDataModule(LightningDataModule):
         self.batch_size, self.shift, self.num_workers = batch_size, shift, num_workers
 
     def prepare_data(self) -> None:
-        """Downloads MNIST if its folder does not exist; torchvision verifies the checksums.
+        """Download MNIST if its folder does not exist; torchvision verifies the checksums.
 
         Raises:
             FileNotFoundError: It cannot be downloaded.
@@ -153,7 +153,7 @@ class MyDataModule(LightningDataModule):
             self.predict = self._known_samples()
 
     def _check_splits(self) -> None:
-        """Checks that the splits fit each other and the model.
+        """Check that the splits fit each other and the model.
 
         Raises:
             MisconfigurationException: They do not.
@@ -210,7 +210,7 @@ class MyDataModule(LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Converts pictures to float32 in [0, 1], and shifts those of training."""
+        """Convert pictures to float32 in [0, 1], and shift those of training."""
         images, rest = batch
         images = to_dtype(images, torch.float32, scale=True)
         if self.trainer and self.trainer.training and self.shift:

@@ -44,7 +44,7 @@ Pair = tuple[Picture, Path] | tuple[Tensor, Tensor]
 
 
 def role_of(name: str) -> str:
-    """Whether a folder is named after masks or images, or neither."""
+    """Return "mask" or "image" if a folder is named after masks or images, else ""."""
     return next((role for role, words in ROLES.items() if re.search(words, name.lower())), "")
 
 
@@ -55,7 +55,7 @@ def bare(stem: str) -> str:
 
 
 def find_files(folder: Path) -> tuple[dict[Key, Path], dict[Key, Path], list[str]]:
-    """Finds pictures and masks: by the names of their folders or, in one folder, of files such as 7.png and 7_mask.png.
+    """Find pictures and masks: by the names of their folders or, in one folder, of files such as 7.png and 7_mask.png.
 
     Returns:
         Pictures and masks by split, folders and name; and what is left out.
@@ -83,7 +83,7 @@ def find_files(folder: Path) -> tuple[dict[Key, Path], dict[Key, Path], list[str
 
 
 def find_pairs(folder: Path, drop: bool) -> tuple[dict[str, list[Files]], list[str]]:
-    """Pairs pictures and masks by name, with or without endings such as _mask; `drop` leaves out those without partner.
+    """Pair pictures and masks by name, with or without endings such as _mask; `drop` leaves out those without partner.
 
     Returns:
         The pairs by split, and what is left out.
@@ -125,7 +125,7 @@ def find_pairs(folder: Path, drop: bool) -> tuple[dict[str, list[Files]], list[s
 
 
 def read_codes(file: Path, in_colour: bool) -> np.ndarray:
-    """Reads the values of a mask, (H, W) integers: colours, or grey values and the indices of palettes.
+    """Read the values of a mask, (H, W) integers: colours, or grey values and the indices of palettes.
 
     Raises:
         OSError: It cannot be decoded, or does not hold such values.
@@ -150,7 +150,7 @@ def read_codes(file: Path, in_colour: bool) -> np.ndarray:
 
 
 def read_mask(file: Path, classes: Classes) -> Tensor:
-    """Reads the classes of a mask, (H, W) uint8.
+    """Read the classes of a mask, (H, W) uint8.
 
     Raises:
         OSError: It cannot be decoded, or does not hold such values.
@@ -167,7 +167,7 @@ class Scan(NamedTuple):
 
 
 def scan_mask(file: Path, in_colour: bool) -> Scan | str:
-    """Scans a mask, or returns what is wrong with it."""
+    """Scan a mask, or return what is wrong with it."""
     try:
         codes = read_codes(file, in_colour)
         with PIL.Image.open(file, formats=FORMATS) as picture:
@@ -180,7 +180,7 @@ def scan_mask(file: Path, in_colour: bool) -> Scan | str:
 
 
 def read_class_file(folder: Path) -> tuple[list[str], list[int]]:
-    """Reads the names of the classes and, if each line ends with red, green and blue, their colours.
+    """Read the names of the classes and, if each line ends with red, green and blue, their colours.
 
     Returns:
         Names, and colours as red * 65536 + green * 256 + blue; both are empty if there is no such file.
@@ -209,7 +209,7 @@ def read_class_file(folder: Path) -> tuple[list[str], list[int]]:
 def choose_classes(
     scans: dict[Path, Scan], names: list[str], colours: list[int]
 ) -> tuple[list[str], Classes, list[str]]:
-    """Decides which class each value of the masks stands for, given names and colours of the classes, or none.
+    """Decide which class each value of the masks stands for, given names and colours of the classes, or none.
 
     Returns:
         Names, the class of each value, and what is wrong.
@@ -237,7 +237,7 @@ def choose_classes(
         problems.append("no pixel of the masks has a class other than 0: write 1 for the second class")
     elif len(indices) > MAX_UNNAMED or most + 1 > 2 * len(indices):
         problems.append(
-            f"masks have {len(indices)} different values up to {most}: name these classes in classes.txt, one a line,"
+            f"masks have {len(indices)} different values up to {most}: name these classes in classes.txt, one per line,"
             " or save masks as PNG files, if they were JPEG files"
         )
     return names or [str(i) for i in range(most + 1)], classes, problems
@@ -255,7 +255,7 @@ def check_palettes(scans: dict[Path, Scan]) -> list[str]:
 
 
 def random_crop(image: Image, mask: Mask, size: int, scale: float) -> Any:
-    """Crops a square at random and resizes it. Pixels beyond the edges of the picture are black and have no class.
+    """Crop a square at random and resize it. Pixels beyond the edges of the picture are black and have no class.
 
     Args:
         image: Picture (3, H, W) uint8.

@@ -71,7 +71,10 @@ def as_categories(column: pd.Series) -> pd.Series:
 
 
 def to_codes(column: pd.Series, names: list[str]) -> pd.Series:
-    """The index of each value in the names, (N,); names in another case are the same if no name has it, others NaN."""
+    """Return the index of each value in `names`, (N,); NaN for values that are not there.
+
+    Upper and lower case are ignored for values that equal no name exactly.
+    """
     texts = as_categories(column)
     index = {name: i for i, name in enumerate(names)}
     return texts.map(index).fillna(texts.str.casefold().map({name.casefold(): i for name, i in index.items()}))
@@ -93,9 +96,10 @@ class MyDataModule(LightningDataModule):
         ignore: Columns to leave out.
         missing: Further values that stand for gaps, such as -999.
         decimal: Decimal sign, "." or ","; null finds it.
-        header: none if the first row is data, first if it holds names; null expects names that do not look like data.
-        separator: Character between fields, tab or blank; null finds it.
-        encoding: Encoding of the file, such as cp1252; null finds it.
+        header: "none" if the first row is data, "first" if it holds the names of the columns; null is like "first", but
+            a first row that looks like data is an error.
+        separator: Character between fields, or the word "tab" or "blank" (space); null detects it.
+        encoding: Encoding of the file, such as cp1252; null detects it.
         folds: Number of folds that take the place of train and val; the test split stays.
         fold: The fold that validates, from 1 to `folds`; the others train.
         batch_size: Rows per step and device.
@@ -188,7 +192,11 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """All rows with a target, which may be missing in a tenth of them, with numbers as float64."""
+        """The rows that have a target, with numbers as float64.
+
+        Raises:
+            OSError: More than a tenth of the rows have no target, or values are invalid.
+        """
         if not self.file:
             return self.texts
         frame, target = self.texts.copy(), self.target
@@ -199,6 +207,9 @@ class MyDataModule(LightningDataModule):
             frame[target] = frame[target].mask(frame[target].isin(["", "?", *(self.hparams["missing"] or [])]))
         lines = frame.index[frame[target].isna()]
         problems = [f"line {line}: {target!r} is missing" for line in lines] if len(lines) > 0.1 * len(frame) else []
+        if problems:
+            hint = "remove these rows, or set another --data.target"
+            problems.insert(0, f"{len(lines)} of {len(frame)} rows, more than a tenth, have no target: {hint}")
         refuse(self.file, problems + convert_numbers(frame, self.forms))
         if len(lines):
             self.notes.append(f"{len(lines)} rows without a value of {target!r} are left out")
@@ -223,11 +234,13 @@ class MyDataModule(LightningDataModule):
         if task == "regression" and not quantity:
             refuse(self.file, [f"{self.target!r} is text, so --data.task cannot be regression"])
         if task == "multiclass" and count > len(values) / 2 > MAX_CLASSES / 2:
-            hint = "name another column by --data.target, or the sign of decimals by --data.decimal"
-            refuse(self.file, [f"{self.target!r} has {count} different texts, such as '{values.iloc[0]}': {hint}"])
+            hint = "set --data.target to another column, or --data.decimal if these are numbers"
+            problem = f"{count} different values, such as '{values.iloc[0]}', too many for classes"
+            refuse(self.file, [f"the target {self.target!r} has {problem}: {hint}"])
         if count < 2 or (task == "binary" and count != 2):
-            needed = "two" if task == "binary" else "two or more"
-            refuse(self.file, [f"found {count} different values in {self.target!r}, {task} needs {needed}"])
+            needed = "two" if task == "binary" else "at least two"
+            problem = f"the target {self.target!r} has {count} different values, but {task} needs {needed}"
+            refuse(self.file, [f"{problem}: set another --data.target or --data.task"])
         return task
 
     @cached_property
@@ -245,8 +258,11 @@ class MyDataModule(LightningDataModule):
             fold=self.hparams["fold"],
         )
         splits = {name: self.frame[split == name] for name in ("train", "val", "test")}
-        if min(map(len, splits.values())) < 2:
-            refuse(self.file, [f"{len(self.frame)} rows are too few, need at least twenty different ones"])
+        sizes = {name: len(part) for name, part in splits.items()}
+        problems = [f"{size} rows are in {name}, at least two are needed" for name, size in sizes.items() if size < 2]
+        if problems:
+            problems.append("a single file needs at least twenty different rows")
+        refuse(self.file, problems)
         return splits
 
     @cached_property
@@ -306,7 +322,8 @@ class MyDataModule(LightningDataModule):
                 warn(f"column {name!r} looks like a row name or number: --data.ignore+={name} leaves it out")
             names.append(name)
         if not names:
-            refuse(self.file, ["no columns are left to predict from"])
+            hint = "all are constant, without a name or in --data.ignore"
+            refuse(self.file, [f"no columns are left to predict {self.target!r} from: {hint}"])
         return names
 
     def setup(self, stage: str) -> None:
@@ -336,7 +353,7 @@ class MyDataModule(LightningDataModule):
         return "\n".join([*lines, *(f"note: {note}" for note in dict.fromkeys(self.notes))])
 
     def encode(self, frame: pd.DataFrame) -> Features:
-        """Converts rows to tensors: numbers (N, F), then one indicator for each of `gaps`, and categories (N, C).
+        """Convert rows to tensors: numbers (N, F), then one indicator for each of `gaps`, and categories (N, C).
 
         A gap in a column of numbers becomes their mean. A category that is not in the training rows becomes 0.
         """
@@ -350,16 +367,20 @@ class MyDataModule(LightningDataModule):
         return torch.from_numpy(np.hstack([scaled, indicators])), torch.from_numpy(categories)
 
     def encode_targets(self, frame: pd.DataFrame) -> Tensor:
-        """Converts targets to numbers in their own units, (N,) float32, or to classes, (N,) int64."""
+        """Convert targets to numbers in their own units, (N,) float32, or to classes, (N,) int64."""
         if self.task == "regression":
             return torch.tensor(frame[self.target].to_numpy(np.float32))
         codes = to_codes(frame[self.target], self.class_names)
         unknown = sorted(as_categories(frame[self.target])[codes.isna()].unique())
-        refuse(self.file, [f"the model does not know class {name!r}" for name in unknown])
+        hint = f"is a value of {self.target!r}, but not in the training rows: add rows to these, or remove its rows"
+        refuse(self.file, [f"{name!r} {hint}" for name in unknown])
         return torch.tensor(codes.to_numpy(np.int64))
 
     def _read_inputs(self) -> list[tuple[Features, dict[str, str]]]:
-        """The rows to predict, by default of `predict_split` or some of the test, and the columns to print before."""
+        """Return the features of each row to predict, and the columns to print before its prediction.
+
+        Without inputs, these are all rows of `predict_split`, or else the first rows of the test split.
+        """
         frames = {file: self._read_input(Path(file)) for file in self.inputs}
         if not frames:
             split = self.predict_split or "test"

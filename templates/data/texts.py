@@ -46,7 +46,7 @@ Sample = tuple[Tensor, Any]  # tokens (L,), int64, and the class or the columns 
 
 
 def normalise(text: str) -> str:
-    """Removes case, accents and repeated white space; copies of a text are equal afterwards."""
+    """Remove case, accents and repeated white space; copies of a text are equal afterwards."""
     decomposed = unicodedata.normalize("NFKD", text.casefold())
     return " ".join("".join(c for c in decomposed if not unicodedata.combining(c)).split())
 
@@ -66,7 +66,7 @@ def load_surnames() -> pd.DataFrame:
 
 
 def pad_batch(samples: list[Sample]) -> tuple[Tensor, Any]:
-    """Makes a batch: tokens (N, L), int64, padded with 0 to the longest text, and classes (N,) or lists of columns."""
+    """Make a batch: tokens (N, L), int64, padded with 0 to the longest text, and classes (N,) or list of columns."""
     tokens, rest = zip(*samples, strict=True)
     return pad_sequence(list(tokens), batch_first=True), default_collate(list(rest))
 
@@ -103,10 +103,11 @@ class MyDataModule(LightningDataModule):
             null uses the surnames.
         text: Column of the texts, or several with commas between them, which are joined.
         label: Column of the classes, or of their numbers if there is a file classes.txt with a name per line.
-        header: none if the first row is data, first if it holds names; null expects names that do not look like data.
+        header: "none" if the first row is data, "first" if it holds the names of the columns; null is like "first", but
+            a first row that looks like data is an error.
         quotes: csv if quotes enclose fields, literal if they are characters; null finds it.
-        separator: Character between fields, tab or blank; null finds it.
-        encoding: Encoding of the file, such as cp1252; null finds it.
+        separator: Character between fields, or the word "tab" or "blank" (space); null detects it.
+        encoding: Encoding of the file, such as cp1252; null detects it.
         vocab_size: Number of tokens, at least 258; null takes one for every 200 bytes of training text, from 384 to
             16,000.
         max_length: Largest number of tokens of a text; the rest is cut off.
@@ -201,7 +202,7 @@ class MyDataModule(LightningDataModule):
         return parts
 
     def _name_classes(self, parts: dict[str, pd.DataFrame], file: Path, numbers: pd.Series) -> None:
-        """Replaces labels that are numbers by the lines of a file, counted from 0 or from 1.
+        """Replace labels that are numbers by the lines of a file, counted from 0 or from 1.
 
         Raises:
             OSError: The labels do not tell from which, or there are too few lines.
@@ -291,7 +292,8 @@ class MyDataModule(LightningDataModule):
     def _samples(self, frame: pd.DataFrame) -> list[Sample]:
         """Tokens and class of each text."""
         unknown = sorted(set(frame["label"]) - set(self.class_names))
-        refuse(self.file, [f"the model does not know class {name!r}" for name in unknown])
+        hint = "has no training texts: add some, or remove its texts"
+        refuse(self.file, [f"class {name!r} {hint}" for name in unknown])
         index = {name: i for i, name in enumerate(self.class_names)}
         return self._encode(frame["text"], [index[label] for label in frame["label"]])
 

@@ -12,7 +12,7 @@ logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)  #
 
 
 class LocalMLFlowLogger(MLFlowLogger):
-    """Logs to one database for all runs, logs/mlflow.db, or to the server that MLFLOW_TRACKING_URI names.
+    """Logger that writes to one database for all runs, logs/mlflow.db, or to the server that MLFLOW_TRACKING_URI names.
 
     A resumed run continues its MLflow run, whose id is kept in the run folder.
 

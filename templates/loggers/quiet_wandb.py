@@ -9,7 +9,7 @@ os.environ.setdefault("WANDB_SILENT", "true")
 
 
 class QuietWandbLogger(WandbLogger):
-    """Logs to the run folder or, after `wandb login`, to the server; a resumed run continues under its name.
+    """Logger for the run folder or, after `wandb login`, to the server; a resumed run continues under its name.
 
     Args:
         save_dir: Folder in which wandb makes its own.

@@ -46,7 +46,7 @@ register_type(ClassifierName)
 
 
 def make_network(name: str, num_classes: int, image_size: int) -> nn.Module:
-    """Makes a torchvision classifier with random weights: (N, 3, H, W) float32 to logits (N, num_classes).
+    """Make a torchvision classifier with random weights: (N, 3, H, W) float32 to logits (N, num_classes).
 
     Raises:
         MisconfigurationException: The network cannot take pictures of this size.
@@ -72,7 +72,7 @@ def find_head(network: nn.Module) -> tuple[str, nn.Module]:
 
 
 def load_pretrained(network: nn.Module, name: str, image_size: int) -> None:
-    """Loads torchvision's best weights into all layers but the head; downloads them if necessary.
+    """Load torchvision's best weights into all layers but the head; download them if necessary.
 
     Raises:
         OSError: They cannot be downloaded.
@@ -93,7 +93,7 @@ def load_pretrained(network: nn.Module, name: str, image_size: int) -> None:
 
 
 class MyModel(LightningModule):
-    """Classifies pictures of one size with a torchvision classifier.
+    """Torchvision classifier for pictures of one size.
 
     Args:
         class_names: Name of each class.
@@ -103,14 +103,14 @@ class MyModel(LightningModule):
         network: Name of a torchvision classifier, such as resnet18, mobilenet_v3_small, efficientnet_b0, vit_b_16 or
             convnext_tiny.
         weights: DEFAULT starts from torchvision's best ImageNet weights, null from random ones.
-        freeze: Whether to train the last layer only and keep the pretrained ones.
+        freeze: Whether to train only the last layer and leave the pretrained layers unchanged; needs weights.
         lr: Learning rate; the highest one where a scheduler changes it.
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
         label_smoothing: Share of each target that is spread over all classes.
-        class_weights: balanced weights the training loss of each class by the inverse of its share of the training
-            pictures; null weights all pictures equally.
+        class_weights: With "balanced", the training loss of each class is multiplied by a weight that is inversely
+            proportional to its number of training pictures; with null, all pictures have the same weight.
         class_counts: Number of training pictures of each class, for class_weights.
     """
 
@@ -166,7 +166,7 @@ class MyModel(LightningModule):
             load_pretrained(self.network, self.hparams["network"], self.hparams["image_shape"][-1])
 
     def train(self, mode: bool = True) -> "MyModel":
-        """Sets training or evaluation mode; the statistics of frozen layers do not change."""
+        """Set training or evaluation mode; the statistics of frozen layers do not change."""
         super().train(mode)
         for layer in self.modules():
             if isinstance(layer, nn.BatchNorm2d) and self.hparams["freeze"]:
@@ -201,7 +201,7 @@ class MyModel(LightningModule):
                 examples.append((image.clone(), target, prediction))
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        """Logs the loss, accuracy, balanced accuracy and macro F1 score of a batch; returns its logits."""
+        """Log the loss, accuracy, balanced accuracy and macro F1 score of a batch; return its logits."""
         images, targets = batch
         logits = self(images)
         metrics: dict[str, Any] = {f"{stage}/loss": self.criterion(logits, targets)}
@@ -213,7 +213,7 @@ class MyModel(LightningModule):
         return logits
 
     def predict_step(self, batch: tuple[Tensor, dict[str, list[str]]], batch_idx: int) -> dict[str, list[Any]]:
-        """Adds columns with the class and the probability of each picture to the columns of the data module."""
+        """Add columns with the class and the probability of each picture to the columns of the data module."""
         images, columns = batch
         probabilities = self(images).float().softmax(dim=1)
         probability, index = probabilities.max(dim=1)
@@ -247,7 +247,7 @@ class MyModel(LightningModule):
 
 
 def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
-    """Draws a confusion matrix, given as one row for each true class."""
+    """Draw a confusion matrix, given as one row for each true class."""
     size = min(4 + 0.4 * len(names), 24)
     figure = Figure(figsize=(size, size), layout="constrained")
     axis = figure.subplots()
@@ -267,7 +267,7 @@ def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
 
 
 def draw_examples(examples: list[Example], names: list[str]) -> Figure:
-    """Draws pictures with their predicted class as the title, in red with the true class if it is wrong."""
+    """Draw pictures with their predicted class as the title, in red with the true class if it is wrong."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(4, EXAMPLES // 4)
     for axis in axes.flat:

@@ -27,7 +27,7 @@ EXAMPLES = 32  # test samples that are drawn; up to half of them misclassified
 
 
 class MyModel(LightningModule):
-    """Classifies pictures of one size with a convolution and a linear layer.
+    """Convolutional network that classifies pictures of one size.
 
     Args:
         class_names: Name of each class.
@@ -40,8 +40,8 @@ class MyModel(LightningModule):
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
         label_smoothing: Share of each target that is spread over all classes.
-        class_weights: balanced weights the training loss of each class by the inverse of its share of the training
-            pictures; null weights all pictures equally.
+        class_weights: With "balanced", the training loss of each class is multiplied by a weight that is inversely
+            proportional to its number of training pictures; with null, all pictures have the same weight.
         class_counts: Number of training pictures of each class, for class_weights.
     """
 
@@ -124,7 +124,7 @@ class MyModel(LightningModule):
                 examples.append((image.clone(), target, prediction))
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        """Logs the loss and the accuracy of a batch; returns its logits."""
+        """Log the loss and the accuracy of a batch; return its logits."""
         images, targets = batch
         logits = self(images)
         self.acc(logits, targets)
@@ -133,7 +133,7 @@ class MyModel(LightningModule):
         return logits
 
     def predict_step(self, batch: tuple[Tensor, dict[str, list[str]]], batch_idx: int) -> dict[str, list[Any]]:
-        """Adds columns with the class and the probability of each picture to the columns of the data module."""
+        """Add columns with the class and the probability of each picture to the columns of the data module."""
         images, columns = batch
         probabilities = self(images).float().softmax(dim=1)
         probability, index = probabilities.max(dim=1)
@@ -167,7 +167,7 @@ class MyModel(LightningModule):
 
 
 def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
-    """Draws a confusion matrix, given as one row for each true class."""
+    """Draw a confusion matrix, given as one row for each true class."""
     size = min(4 + 0.4 * len(names), 24)
     figure = Figure(figsize=(size, size), layout="constrained")
     axis = figure.subplots()
@@ -187,7 +187,7 @@ def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
 
 
 def draw_examples(examples: list[Example], names: list[str]) -> Figure:
-    """Draws pictures with their predicted class as the title, in red with the true class if it is wrong."""
+    """Draw pictures with their predicted class as the title, in red with the true class if it is wrong."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(4, EXAMPLES // 4)
     for axis in axes.flat:

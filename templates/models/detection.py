@@ -34,7 +34,7 @@ Example = tuple[Tensor, Target, dict[str, Tensor]]  # picture, its target and th
 
 
 def make_network(name: str, num_classes: int, anchor_sizes: list[int], frozen: bool, **options: Any) -> FasterRCNN:
-    """Makes a Faster R-CNN with random weights, https://arxiv.org/abs/1506.01497.
+    """Make a Faster R-CNN with random weights, https://arxiv.org/abs/1506.01497.
 
     Args:
         name: Name of a ResNet, whose feature pyramid becomes the backbone, or of a detector in torchvision.
@@ -52,7 +52,7 @@ def make_network(name: str, num_classes: int, anchor_sizes: list[int], frozen: b
 
 
 def load_pretrained(network: FasterRCNN, name: str, weights: Weights) -> None:
-    """Loads weights of torchvision into all layers whose shapes match, and downloads them if needed.
+    """Load torchvision weights into all layers whose shapes match, and download them if needed.
 
     Raises:
         OSError: They cannot be downloaded.
@@ -76,7 +76,7 @@ def load_pretrained(network: FasterRCNN, name: str, weights: Weights) -> None:
 
 
 class MyModel(LightningModule):
-    """Finds objects and their classes.
+    """Model that finds objects and their classes.
 
     Args:
         class_names: Name of each class.
@@ -84,8 +84,8 @@ class MyModel(LightningModule):
         image_size: Shorter side of a picture when the network sees it, and limit of the longer side, in pixels.
         anchor_sizes: Side in pixels of the anchor boxes of each level of the network, if it is a ResNet.
         network: Backbone, a ResNet, or a detector; the name in torchvision.
-        weights: Initial weights: backbone takes those trained on ImageNet, DEFAULT those of a trained detector, null
-            random ones.
+        weights: Initial weights: "backbone" for a backbone trained on ImageNet, "DEFAULT" for a detector trained on
+            COCO, null for random weights.
         proposals_train: Boxes that the region proposal network passes on in training.
         proposals_test: Boxes that it passes on otherwise.
         boxes_per_image: Boxes of each picture that the second stage is trained with.
@@ -117,7 +117,7 @@ class MyModel(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         if weights == "DEFAULT" and network not in DETECTORS:
-            raise MisconfigurationException(f"there is no trained detector on {network}: use --model.weights backbone")
+            raise MisconfigurationException(f"{network} has no DEFAULT detector weights: use --model.weights backbone")
         self.network = make_network(
             network,
             len(class_names),
@@ -136,7 +136,7 @@ class MyModel(LightningModule):
         self.example_input_array = ([torch.rand(3, image_size[0], image_size[0])],)
 
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
-        """Finds the objects in pictures of any size.
+        """Find the objects in pictures of any size.
 
         Args:
             images: Pictures (3, H, W), float32 in [0, 1].
@@ -175,7 +175,7 @@ class MyModel(LightningModule):
         self._log_map("test")
 
     def _step(self, batch: Batch) -> list[dict[str, Tensor]]:
-        """Updates the metric; returns the outputs."""
+        """Update the metric and return the outputs."""
         images, targets = batch
         outputs = self(images)
         self.map.update(outputs, targets)
@@ -189,7 +189,7 @@ class MyModel(LightningModule):
                 self.log(f"{stage}/{name}", values[name].to(self.device), prog_bar=True, sync_dist=True)
 
     def predict_step(self, batch: tuple[list[Tensor], list[dict[str, Any]]], batch_idx: int) -> dict[str, list[Any]]:
-        """Makes one row for each box: the columns of its picture, its class, and bbox [x, y, width, height]."""
+        """Make one row for each box: the columns of its picture, its class, and bbox [x, y, width, height]."""
         images, known = batch
         category_ids, names = self.hparams["category_ids"], self.hparams["class_names"]
         columns: dict[str, list[Any]] = {name: [] for name in (*known[0], "category_id", "class", "bbox", "score")}
@@ -212,7 +212,7 @@ class MyModel(LightningModule):
 
 
 def draw_examples(examples: list[Example], names: list[str]) -> Figure:
-    """Draws pictures with true and predicted boxes."""
+    """Draw pictures with true and predicted boxes."""
     figure = Figure(figsize=(12, 8.5), layout="constrained")
     axes = figure.subplots(2, EXAMPLES // 2)
     figure.suptitle(f"green: true boxes, red: predicted boxes with a score of at least {DRAWN_SCORE}")

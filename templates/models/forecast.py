@@ -51,7 +51,7 @@ class ConvNet(nn.Module):
 
 
 class MyModel(LightningModule):
-    """Forecasts the next steps of one or more series.
+    """Network that forecasts the next steps of one or more series.
 
     Args:
         columns: Name of each series.
@@ -136,7 +136,7 @@ class MyModel(LightningModule):
                 self.log(f"test/mae_of_{name}", error, sync_dist=True)
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        """Logs the loss of a batch and updates the metrics; returns its forecasts."""
+        """Log the loss of a batch, update the metrics, and return its forecasts."""
         inputs, targets = batch
         forecasts = self(inputs)
         loss = self.compute_loss(forecasts, targets)
@@ -150,7 +150,7 @@ class MyModel(LightningModule):
         self.mse[method].update(*scaled)
 
     def _log_errors(self, method: str, stage: str) -> Tensor:
-        """Logs and resets the errors of a method; returns its mean absolute errors by step and column."""
+        """Log and reset the errors of a method; return its mean absolute errors by step and column."""
         suffix = "" if method == "network" else f"_{method}"
         errors = self.mae[method].compute().reshape(self.hparams["horizon"], -1)
         metrics = {f"{stage}/mae{suffix}": errors.mean(), f"{stage}/mse{suffix}": self.mse[method].compute().mean()}
@@ -160,7 +160,7 @@ class MyModel(LightningModule):
         return errors
 
     def predict_step(self, batch: tuple[Tensor, dict[str, list[Any]]], batch_idx: int) -> dict[str, list[Any]]:
-        """Adds the forecasts of a window to the columns of the data module: by step and, within a step, by column."""
+        """Add the forecasts of a window to the columns of the data module: by step and, within a step, by column."""
         inputs, columns = batch
         return columns | {"forecast": self(inputs).flatten().tolist()}
 
@@ -178,7 +178,7 @@ class MyModel(LightningModule):
 
 
 def draw_examples(examples: list[Example], names: list[str]) -> Figure:
-    """Draws inputs, truth and forecast of test windows, one row for each window and one column for each series."""
+    """Draw inputs, truth and forecast of test windows, one row for each window and one column for each series."""
     figure = Figure(figsize=(max(8, 5 * len(names)), 2.5 * len(examples)), layout="constrained")
     axes = figure.subplots(len(examples), len(names), squeeze=False)
     for row, (inputs, targets, forecasts) in zip(axes, examples, strict=True):
@@ -195,7 +195,7 @@ def draw_examples(examples: list[Example], names: list[str]) -> Figure:
 
 
 def draw_errors(errors: dict[str, list[float]]) -> Figure:
-    """Draws mean absolute errors by step for each method."""
+    """Draw mean absolute errors by step for each method."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     for method, values in errors.items():

@@ -38,7 +38,7 @@ Weights = Literal["backbone", "DEFAULT"]
 
 
 def make_network(name: str, num_classes: int) -> nn.Module:
-    """Makes a network of torchvision with random weights, such as DeepLabV3, https://arxiv.org/abs/1706.05587."""
+    """Make a network of torchvision with random weights, such as DeepLabV3, https://arxiv.org/abs/1706.05587."""
     network = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -47,7 +47,7 @@ def make_network(name: str, num_classes: int) -> nn.Module:
 
 
 def load_pretrained(network: nn.Module, name: str, weights: Weights) -> None:
-    """Loads weights of torchvision into all layers whose shapes match, and downloads them if needed.
+    """Load torchvision weights into all layers whose shapes match, and download them if needed.
 
     Raises:
         OSError: They cannot be downloaded.
@@ -66,7 +66,7 @@ def load_pretrained(network: nn.Module, name: str, weights: Weights) -> None:
 
 
 class MyModel(LightningModule):
-    """Predicts the class of each pixel.
+    """Network that predicts the class of each pixel.
 
     Args:
         class_names: Name of each class.
@@ -121,7 +121,7 @@ class MyModel(LightningModule):
         self.example_input_array = torch.rand(2, 3, 128, 160)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Computes logits (N, num_classes, H, W) for pictures (N, 3, H, W), float32 in [0, 1]."""
+        """Compute logits (N, num_classes, H, W) for pictures (N, 3, H, W), float32 in [0, 1]."""
         return self.network(self.normalize(images))["out"]
 
     def setup(self, stage: str) -> None:
@@ -158,7 +158,7 @@ class MyModel(LightningModule):
         self._log_iou("test")
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        """Updates the metrics and returns the predicted classes, (N, H, W) int64."""
+        """Update the metrics and return the predicted classes, (N, H, W) int64."""
         images, masks = batch
         logits = self(images)
         predictions = logits.argmax(dim=1)
@@ -169,7 +169,7 @@ class MyModel(LightningModule):
         return predictions
 
     def _log_iou(self, stage: str) -> None:
-        """Logs the mean IoU of the classes that occur, and in the test the IoU of each."""
+        """Log the mean IoU of the classes that occur, and in the test the IoU of each."""
         values = self.iou.compute()
         self.iou.reset()
         self.iou_of_classes = values.tolist()
@@ -181,7 +181,7 @@ class MyModel(LightningModule):
                     self.log(f"test/iou_{name}", value, sync_dist=True)
 
     def predict_step(self, batch: tuple[Tensor, dict[str, list[Any]]], batch_idx: int) -> dict[str, list[Any]]:
-        """Adds the mask of each picture, (H, W) uint8, and the names of the classes in it."""
+        """Add the mask of each picture, (H, W) uint8, and the names of the classes in it."""
         images, columns = batch
         names = self.hparams["class_names"]
         masks = self(images).argmax(dim=1).to(torch.uint8).cpu()
@@ -212,7 +212,7 @@ class MyModel(LightningModule):
 
 
 def draw_examples(examples: list[Example], names: list[str]) -> Figure:
-    """Draws pictures, each beside its mask and the prediction. Pixels without a class are white."""
+    """Draw pictures, each beside its mask and the prediction. Pixels without a class are white."""
     colours = colormaps["tab20" if len(names) <= 20 else "nipy_spectral"].resampled(len(names))
     figure = Figure(figsize=(9, 3 * len(examples)), layout="constrained")
     axes = figure.subplots(len(examples), 3, squeeze=False)

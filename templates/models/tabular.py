@@ -45,7 +45,7 @@ def make_metrics(task: str, num_classes: int) -> dict[str, Metric]:
 
 
 class MLP(nn.Module):
-    """Hidden layers, and a linear layer beside them: on few rows it keeps up with a linear model.
+    """A multilayer perceptron with a linear layer in parallel, so that on few rows it is as good as a linear model.
 
     Args:
         num_numbers: Number of columns of numbers, indicators of gaps included.
@@ -61,7 +61,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [min(32, (count + 3) // 2) for count in cardinalities]
-        # Category 0, which is not in the training rows, is a vector of zeros.
+        # Category 0 stands for all values that do not occur in the training rows; its embedding is zero.
         self.embeddings = nn.ModuleList(
             nn.Embedding(count + 1, size, padding_idx=0) for count, size in zip(cardinalities, sizes, strict=True)
         )
@@ -79,7 +79,7 @@ class MLP(nn.Module):
 
 
 class MyModel(LightningModule):
-    """Predicts a number or a class from numbers and categories.
+    """Model that predicts a number or a class from numbers and categories.
 
     Args:
         task: regression, binary or multiclass.
@@ -99,12 +99,13 @@ class MyModel(LightningModule):
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
-        class_weights: balanced weights the training loss of each class by the inverse of its share of the training
-            rows; null weights all rows equally.
+        class_weights: With "balanced", the training loss of each class is multiplied by the inverse of its share of the
+            training rows; with null, all rows have the same weight.
         class_counts: Number of training rows of each class; empty for regression.
 
     Raises:
-        MisconfigurationException: The loss or class_weights do not fit the task, or poisson_nll the target's mean.
+        MisconfigurationException: The loss or class_weights do not fit the task, or the loss is poisson_nll and the
+            mean of the target is not positive.
     """
 
     def __init__(
@@ -136,7 +137,8 @@ class MyModel(LightningModule):
         if self.loss not in losses:
             raise MisconfigurationException(f"--model.loss {loss} does not fit {task}: use {' or '.join(losses)}")
         if self.loss == "poisson_nll" and self.mean <= 0:
-            raise MisconfigurationException(f"poisson_nll needs counts, but the mean of {target} is {self.mean}")
+            problem = f"--model.loss poisson_nll needs a positive mean, but that of {target!r} is {self.mean:g}"
+            raise MisconfigurationException(f"{problem}: use another loss")
         cardinalities = [len(values) for values in categories.values()]
         outputs = len(class_names) if task == "multiclass" else 1
         self.network = MLP(len(numbers) + len(gaps), cardinalities, hidden, layers, dropout, outputs)
@@ -160,7 +162,7 @@ class MyModel(LightningModule):
         return outputs if self.task == "multiclass" else outputs.squeeze(1)
 
     def to_predictions(self, outputs: Tensor) -> Tensor:
-        """Converts what `forward` returns to targets in their own units, (N,), or probabilities, (N, num_classes)."""
+        """Convert what `forward` returns to targets in their own units, (N,), or probabilities, (N, num_classes)."""
         if self.task == "multiclass":
             return outputs.softmax(dim=1)
         if self.task == "binary":
@@ -192,7 +194,7 @@ class MyModel(LightningModule):
         self.truth.append(batch[2].cpu())
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        """Logs the loss and the metrics of a batch; returns its predictions."""
+        """Log the loss and the metrics of a batch, and return its predictions."""
         numbers, categories, targets = batch
         outputs = self(numbers, categories)
         predictions = self.to_predictions(outputs)
@@ -204,7 +206,7 @@ class MyModel(LightningModule):
         return predictions
 
     def on_test_epoch_end(self) -> None:
-        """Logs the metrics of scikit-learn's predictions for the same rows."""
+        """Log the metrics of scikit-learn's predictions for the same rows."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         for baseline, predictions in data.baselines().items():
             for name, metric in make_metrics(self.task, len(self.hparams["class_names"])).items():
@@ -212,7 +214,7 @@ class MyModel(LightningModule):
                 self.log(f"test/{name}_{baseline}", value, sync_dist=True)
 
     def predict_step(self, batch: tuple[list[Tensor], dict[str, list[str]]], batch_idx: int) -> dict[str, list[Any]]:
-        """Adds columns with the prediction, or class and probability, to the columns of the data module."""
+        """Add columns with the prediction, or class and probability, to the columns of the data module."""
         features, columns = batch
         predictions = self.to_predictions(self(*features))
         if self.task == "regression":
@@ -252,7 +254,7 @@ class MyModel(LightningModule):
 
 
 class Exported(nn.Module):
-    """Scales numbers and marks gaps as the data module does, then predicts."""
+    """Module that scales numbers and marks gaps as the data module does, then predicts."""
 
     def __init__(self, model: MyModel, scale: Tensor) -> None:
         super().__init__()
@@ -282,7 +284,7 @@ def per_class_rows(probabilities: Tensor, truth: Tensor, names: list[str]) -> li
 
 
 def draw_predictions(predicted: Tensor, truth: Tensor, target: str) -> Figure:
-    """Draws predictions against true values, both (N,)."""
+    """Draw predictions against true values, both (N,)."""
     figure = Figure(figsize=(6, 6), layout="constrained")
     axis = figure.subplots()
     axis.scatter(truth, predicted, s=max(2.0, min(20.0, 4000 / len(truth))), alpha=0.5)
@@ -295,7 +297,7 @@ def draw_predictions(predicted: Tensor, truth: Tensor, target: str) -> Figure:
 
 
 def draw_residuals(residuals: Tensor, target: str) -> Figure:
-    """Draws a histogram of residuals, (N,)."""
+    """Draw a histogram of residuals, (N,)."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     axis.hist(residuals.numpy(), bins=40)
@@ -306,7 +308,7 @@ def draw_residuals(residuals: Tensor, target: str) -> Figure:
 
 
 def draw_roc(probabilities: Tensor, truth: Tensor, names: list[str]) -> Figure:
-    """Draws a ROC curve for each class against the others, from probabilities (N, num_classes) and classes (N,)."""
+    """Draw a ROC curve for each class against the others, from probabilities (N, num_classes) and classes (N,)."""
     figure = Figure(figsize=(6, 6), layout="constrained")
     axis = figure.subplots()
     for i, name in enumerate(names):
@@ -322,7 +324,7 @@ def draw_roc(probabilities: Tensor, truth: Tensor, names: list[str]) -> Figure:
 
 
 def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
-    """Draws a confusion matrix, given as one row for each true class."""
+    """Draw a confusion matrix, given as one row for each true class."""
     size = min(4 + 0.4 * len(names), 24)
     figure = Figure(figsize=(size, size), layout="constrained")
     axis = figure.subplots()

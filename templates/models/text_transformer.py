@@ -52,7 +52,7 @@ class Transformer(nn.Module):
 
 
 class MyModel(LightningModule):
-    """Classifies texts with a transformer.
+    """Transformer that classifies texts.
 
     Args:
         class_names: Name of each class.
@@ -144,7 +144,7 @@ class MyModel(LightningModule):
         self.per_class.update(logits, targets)
 
     def on_test_epoch_end(self) -> None:
-        """Logs the metrics of scikit-learn's predictions for the same texts."""
+        """Log the metrics of scikit-learn's predictions for the same texts."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not hasattr(data, "baselines"):
             return
@@ -154,7 +154,7 @@ class MyModel(LightningModule):
                 self.log(f"test/{name}_{baseline}", metric.clone().cpu()(predicted, targets), sync_dist=True)
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        """Logs the loss, accuracy, balanced accuracy and macro F1 score of a batch; returns its logits."""
+        """Log the loss, accuracy, balanced accuracy and macro F1 score of a batch; return its logits."""
         tokens, targets = batch
         logits = self(tokens)
         metrics: dict[str, Any] = {f"{stage}/loss": self.criterion(logits, targets)}
@@ -166,7 +166,7 @@ class MyModel(LightningModule):
         return logits
 
     def predict_step(self, batch: tuple[Tensor, dict[str, list[str]]], batch_idx: int) -> dict[str, list[Any]]:
-        """Adds columns with the class and the probability of each text to the columns of the data module."""
+        """Add columns with the class and the probability of each text to the columns of the data module."""
         tokens, columns = batch
         probabilities = self(tokens).float().softmax(dim=1)
         probability, index = probabilities.max(dim=1)
@@ -196,7 +196,7 @@ class MyModel(LightningModule):
 
 
 def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
-    """Draws a confusion matrix, given as one row for each true class."""
+    """Draw a confusion matrix, given as one row for each true class."""
     size = min(4 + 0.4 * len(names), 24)
     figure = Figure(figsize=(size, size), layout="constrained")
     axis = figure.subplots()

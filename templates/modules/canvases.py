@@ -42,7 +42,7 @@ class Picture(NamedTuple):
 
 
 def refuse(source: object, problems: Sequence[str]) -> None:
-    """Raises OSError with the first twenty `problems` of `source`, if there are any."""
+    """Raise OSError with the first twenty `problems` of `source`, if there are any."""
     if problems:
         more = [f"and {len(problems) - 20} more"] if len(problems) > 20 else []
         raise OSError("\n  ".join([f"{source} has errors:", *problems[:20], *more]))
@@ -57,7 +57,7 @@ def split_of(path: Path) -> str:
 def split_samples(
     source: object, given: dict[str, list[Any]], groups: Sequence[str], folds: int | None, fold: int | None
 ) -> dict[str, list[Any]]:
-    """Moves training samples to "val" and "test" if these are missing, and makes folds; groups stay together.
+    """Move training samples to "val" and "test" if these are missing, and make folds; groups stay together.
 
     Raises:
         OSError: There are too few samples.
@@ -73,12 +73,12 @@ def split_samples(
 
 
 def group_copies(files: Sequence[Path]) -> list[str]:
-    """A text for each file, which copies of a file have in common."""
+    """Return a key for each file; copies of a file have the same key."""
     return [sha256(file.read_bytes()).hexdigest() for file in files]
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Lists the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
+    """List the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
 
     Links to missing files are listed, too.
     """
@@ -89,7 +89,7 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]) -> list[Picture]:
-    """Lists the picture files among `paths` and, sorted, in the folders among them and their subfolders.
+    """List the picture files among `paths` and, sorted, in the folders among them and their subfolders.
 
     Those for which `measure` returns why they cannot be read are left out and named in a warning.
 
@@ -109,7 +109,7 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
     if faults:
         more = " and others" if len(faults) > 20 else ""
         rank_zero_only(print)(
-            f"warning: left out {len(faults)} unreadable: {'; '.join(faults[:20])}{more}", file=sys.stderr
+            f"warning: unreadable pictures left out ({len(faults)}): {'; '.join(faults[:20])}{more}", file=sys.stderr
         )
     if not pictures:
         raise FileNotFoundError(f"no picture in {', '.join(map(str, paths))}: looked for {' '.join(SUFFIXES)}")
@@ -117,17 +117,17 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
 
 
 def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture | str:
-    """Measures a picture and decides how it is read, or returns why it cannot be used.
+    """Measure a picture and decide how to read it, or return why it cannot be used.
 
     The last bytes of JPEG and PNG files tell whether they are complete; other files are decoded.
 
     Args:
         file: The picture.
         size: The size in its annotations, which decides whether EXIF data turns it; None if there is none.
-        turn: Whether EXIF data turns it if the size does not tell.
+        turn: Whether to apply the EXIF orientation if the size fits both ways; None if that is an error.
     """
     if not file.exists():
-        return f"{file} is missing"
+        return f"{file} is missing: add it, or remove it from the annotations"
     try:
         with Image.open(file, formats=FORMATS) as picture, file.open("rb") as content:
             end = ENDS.get(str(picture.format), b"")
@@ -143,14 +143,15 @@ def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture
         ways.append(Picture(file, (width, height) if turns > 4 else (height, width), upright=True))
     fitting = [way for way in ways if size in (None, way.size)]
     if size and not fitting:
-        return f"{file} has {width} x {height} pixels, but its annotation says {size[1]} x {size[0]}"
+        stated = f"but width and height in its annotation are {size[1]} x {size[0]}"
+        return f"{file} has {width} x {height} pixels, {stated}: correct the annotation or replace the picture"
     if len(fitting) > 1 and turn is None:
-        return f"{file} is turned by EXIF data, but are its annotations? Set --data.turn to true or false"
+        return f"{file}: its annotations may fit the stored or the EXIF-turned picture: set --data.turn true or false"
     return fitting[bool(turn) and len(fitting) > 1]
 
 
 def read_picture(picture: Picture) -> Tensor:
-    """Reads a picture of any mode as (3, H, W) uint8. Transparent parts become black; 16 bits are scaled to 8.
+    """Read a picture of any mode as (3, H, W) uint8. Transparent parts become black; 16 bits are scaled to 8.
 
     Raises:
         OSError: The file cannot be decoded.
@@ -163,7 +164,7 @@ def read_picture(picture: Picture) -> Tensor:
 
 
 def convert_to_rgb(picture: Image.Image) -> Image.Image:
-    """Converts a picture of any mode."""
+    """Convert a picture of any mode."""
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling
@@ -186,7 +187,7 @@ class Canvas(NamedTuple):
 
 @lru_cache(maxsize=1)
 def make_canvases() -> list[list[Canvas]]:
-    """Draws the canvases, which are always the same, in parts that share no handwritten digit."""
+    """Draw the canvases, which are always the same, in parts that share no handwritten digit."""
     digits = load_digits()
     random = np.random.default_rng(0)
     canvases = []
@@ -197,7 +198,7 @@ def make_canvases() -> list[list[Canvas]]:
 
 
 def draw_canvas(images: Tensor, targets: np.ndarray, random: np.random.Generator) -> Canvas:
-    """Draws two to six digits that hardly overlap, of random size, place and colour, on a texture.
+    """Draw two to six digits that hardly overlap, of random size, place and colour, on a texture.
 
     The digits are chosen from `images`, (N, 8, 8) float32 in [0, 1], whose classes are `targets`, (N,) integers.
     """

@@ -21,7 +21,7 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of comp
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Lists the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
+    """List the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
 
     Links to missing files are listed, too.
     """
@@ -32,14 +32,14 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def is_junk(name: str) -> bool:
-    """Whether operating systems write hidden files or folders of this name."""
+    """Return whether operating systems write hidden files or folders of this name."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
-    """Lists the picture files among `paths` and, sorted, in the folders among them and their subfolders.
+    """List the files among `paths`, and the pictures, sorted, in the folders among them and in their subfolders.
 
-    Files in folders that look like pictures and cannot be read are left out and named in a warning.
+    Unreadable pictures in folders are left out and named in a warning; files among `paths` are always kept.
 
     Raises:
         FileNotFoundError: A path is neither a file nor a folder, or there is no picture.
@@ -61,12 +61,12 @@ def leave_out_unreadable(files: list[Path]) -> list[Path]:
     unreadable = [str(file) for file, good in zip(files, readable, strict=True) if not good]
     if unreadable:
         names = ", ".join(unreadable[:20]) + (" and others" if len(unreadable) > 20 else "")
-        rank_zero_only(print)(f"warning: left out {len(unreadable)} unreadable: {names}", file=sys.stderr)
+        rank_zero_only(print)(f"warning: unreadable pictures left out ({len(unreadable)}): {names}", file=sys.stderr)
     return [file for file, good in zip(files, readable, strict=True) if good]
 
 
 def is_readable(file: Path) -> bool:
-    """Whether a picture can be decoded; of a JPEG or PNG file, only the header and the last bytes are read."""
+    """Return whether a picture can be decoded; of a JPEG or PNG file, only the header and the last bytes are read."""
     try:
         with open_picture(file) as picture, file.open("rb") as content:
             end = ENDS.get(str(picture.format), b"")
@@ -79,10 +79,10 @@ def is_readable(file: Path) -> bool:
 
 
 def open_picture(file: Path) -> Image.Image:
-    """Opens a picture without decoding its pixels.
+    """Open a picture without decoding its pixels.
 
     Raises:
-        OSError: The file is not a picture, or has too many pixels for one.
+        OSError: The file is not a picture, or has too many pixels.
     """
     try:
         return Image.open(file, formats=FORMATS)
@@ -91,7 +91,7 @@ def open_picture(file: Path) -> Image.Image:
 
 
 def read_picture(file: Path, shape: Sequence[int]) -> Tensor:
-    """Reads a picture of any size and mode, crops its centre to the aspect ratio of `shape` and resizes it.
+    """Read a picture of any size and mode, crop its centre to the aspect ratio of `shape` and resize it.
 
     It is turned upright according to its EXIF data. Transparent parts become black.
 
@@ -119,7 +119,7 @@ def read_picture(file: Path, shape: Sequence[int]) -> Tensor:
 
 
 def convert(picture: Image.Image, mode: str) -> Image.Image:
-    """Converts a picture of any mode to "L" (8-bit grey) or "RGB"."""
+    """Convert a picture of any mode to "L" (8-bit grey) or "RGB"."""
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling
@@ -132,7 +132,7 @@ def convert(picture: Image.Image, mode: str) -> Image.Image:
 
 
 def random_shift(pictures: Tensor, limit: int) -> Tensor:
-    """Moves each picture of a batch (N, C, H, W) by up to `limit` pixels in both directions; black fills the gaps."""
+    """Move each picture of a batch (N, C, H, W) by up to `limit` pixels in both directions; black fills the gaps."""
     height, width = pictures.shape[2:]
     padded = pad(pictures, [limit] * 4)
     tops, lefts = torch.randint(2 * limit + 1, (2, len(pictures))).tolist()

@@ -33,7 +33,7 @@ Quotes = Literal["csv", "literal"]
 
 
 def refuse(source: Path | None, problems: Sequence[str]) -> None:
-    """Raises an OSError that lists the problems of a file, or of the embedded data, if there are any."""
+    """Raise an OSError that lists the problems, if any, of a file or of the embedded data."""
     if problems:
         lines = [f"{source or 'the embedded data'} has errors:", *problems[:MAX_LISTED]]
         if len(problems) > MAX_LISTED:
@@ -42,14 +42,18 @@ def refuse(source: Path | None, problems: Sequence[str]) -> None:
 
 
 def warn_of_guesses(notes: list[str]) -> None:
-    """Prints the decisions about a file to predict that an option overrides, and clears the list."""
+    """Print the notes that name an option, such as a detected encoding, as warnings, and clear the list."""
     while notes:
         if "--data." in (note := notes.pop(0)):
             rank_zero_only(print)(f"warning: {note}", file=sys.stderr)
 
 
 def find_encoding(data: bytes) -> str:
-    """UTF-16 with a mark or a zero, else UTF-8, else cp1252 if most letters are ASCII, else the most probable one."""
+    """Return the name of the most probable encoding.
+
+    UTF-16 if the data begin with a byte order mark or have a zero among the first two bytes; else UTF-8 if they are
+    valid; else cp1252 if most letters are ASCII; else what charset_normalizer finds.
+    """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     if 0 in data[:2]:
@@ -65,7 +69,7 @@ def find_encoding(data: bytes) -> str:
 
 
 def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
-    """Reads a text file; without an encoding, finds it, and adds a note if it is not UTF-8."""
+    """Read a text file; without an encoding, find it, and add a note if it is not UTF-8."""
     if not file.is_file():
         raise OSError(f"{file} is not a file: give the path of a text or CSV file")
     data = file.read_bytes()
@@ -84,7 +88,7 @@ def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
 
 
 def read_json(file: Path, kind: type) -> list[Any]:
-    """Reads a JSON list of texts (str) or of rows (dict), in UTF-8."""
+    """Read a JSON list of texts (str) or of rows (dict), in UTF-8."""
     try:
         items = json.loads(read_text(file, "utf-8", []))
     except (ValueError, RecursionError) as error:
@@ -93,12 +97,12 @@ def read_json(file: Path, kind: type) -> list[Any]:
     refuse(file, [] if isinstance(items, list) else [f"it must be a list; each item is {what}"])
     refuse(file, [f"item {i} is not {what}" for i, item in enumerate(items, 1) if not isinstance(item, kind)])
     if any("\ud800" <= character <= "\udfff" for character in json.dumps(items, ensure_ascii=False)):
-        refuse(file, ["it contains half of a surrogate pair, which is no character"])
+        refuse(file, ["it contains an unpaired surrogate, such as \\ud800, which is not a character: remove it"])
     return items
 
 
 def read_json_rows(file: Path, forms: Mapping[str, str]) -> pd.DataFrame:
-    """Reads rows as a table of texts in the forms of their columns; null is a gap, and the index counts from 1."""
+    """Read rows as a table of texts in the forms of their columns; null is a gap, and the index counts from 1."""
     rows = read_json(file, dict)
     fields = [(i, name, value) for i, row in enumerate(rows, 1) for name, value in row.items()]
     wrong = [(i, name) for i, name, value in fields if type(value) not in (int, float, str, type(None))]
@@ -133,7 +137,10 @@ def parse(text: str, separator: str, **options: Any) -> tuple[dict[int, list[str
 
 
 def find_separator(text: str) -> str:
-    """The separator that gives each of the first rows the same number of fields, or else the first row most fields."""
+    """Return the first separator with which the first rows all have the same number of fields, at least two.
+
+    If there is none, return the separator that occurs most often in the first line.
+    """
     lines = [line for line in text.splitlines()[:200] if line.strip()]
     counts = {s: [len(row) for row in parse("\n".join(lines), s)[0].values()] for s in SEPARATORS}
     equal = {s: c[0] for s, c in counts.items() if len(set(c)) == 1 and c[0] > 1}
@@ -145,12 +152,15 @@ def find_separator(text: str) -> str:
 def read_rows(
     file: Path, text: str, separator: str, options: Mapping[str, Any], notes: list[str]
 ) -> dict[int, list[str]]:
-    """The fields of each row by its line. Quotes enclose fields, unless that joins lines that are whole rows."""
+    """Return the fields of each row by its line number.
+
+    Quotes enclose fields, or are read as characters if enclosing would merge lines that are complete rows.
+    """
     rows, error = parse(text, separator)
     if error and '\\"' in text:
         rows, error = parse(text, separator, escapechar="\\")
     quotes = options.get("quotes", "csv")
-    joined = separator == "\t" and max(rows, default=0) > len(rows)  # other programs seldom write lone quotes
+    joined = separator == "\t" and max(rows, default=0) > len(rows)  # unpaired quotes occur mainly between tabs
     if quotes == "literal" or (not quotes and (error or joined)):
         literal, _ = parse(text, separator, quoting=csv.QUOTE_NONE)
         if quotes or (len(literal) > len(rows) and len(set(map(len, literal.values()))) == 1):
@@ -162,7 +172,11 @@ def read_rows(
 
 
 def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
-    """Whether the first row has numbers above numbers, other than 0, 1, 2, ..., or values that occur again below."""
+    """Return whether the first row, `names`, looks like data rather than the names of columns.
+
+    It does if it has numbers in columns of numbers, unless they just count 0, 1, 2, ... or 1, 2, 3, ..., or if at least
+    half of its values occur again in the same column.
+    """
     numbers, repeated = [], 0
     for name, *values in zip(names, *list(rows)[:1000], strict=False):
         if NUMBER.fullmatch(name) and sum(bool(NUMBER.fullmatch(v.strip())) for v in values) > len(values) / 2:
@@ -182,7 +196,7 @@ def name_columns(names: list[str], widths: set[int]) -> list[str]:
 
 
 def read_table(file: Path, notes: list[str], named: Collection[str], options: Mapping[str, Any]) -> pd.DataFrame:
-    """Reads a table of texts. The index is the number of the line on which a row ends.
+    """Read a table of texts. The index is the number of the line on which a row ends.
 
     Args:
         file: Text file.
@@ -199,7 +213,7 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
         separator, text = separator or given[1], "\n" + text[given.end() :]
     separator = separator or find_separator(text)
     if len(separator) > 1:
-        raise OSError(f"--data.separator is {separator!r}: give one character, tab or blank")
+        raise OSError(f"--data.separator is {separator!r}: give one character, or the word tab or blank (space)")
     if separator != ",":
         notes.append(f"{file.name} is separated by {SEPARATORS.get(separator, repr(separator))}")
     rows = read_rows(file, text, separator, options, notes)
@@ -216,7 +230,8 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     repeated = {name for name in names if name and names.count(name) > 1}
     refuse(file, [f"several columns are named {name!r}: rename them" for name in sorted(repeated.intersection(named))])
     if repeated:
-        notes.append(f"of columns named {' or '.join(sorted(repeated))}, all but the first are numbered")
+        names_ = " and ".join(sorted(repeated))
+        notes.append(f"several columns are named {names_}: all but the first get a number, as in x.1")
     names = name_columns(names, {len(row) for row in rows.values()})
     rows = {line: row if any(row[len(names) :]) else row[: len(names)] for line, row in rows.items()}
     wrong = [(line, len(row)) for line, row in rows.items() if len(row) != len(names)]
@@ -232,7 +247,8 @@ def find_splits(folder: Path) -> dict[str, Path]:
     forms = {split: re.compile(rf"(.*[\W_])?({names})([\W_].*)?", re.IGNORECASE) for split, names in SPLITS.items()}
     found = {split: [file for file in files if form.fullmatch(file.stem)] for split, form in forms.items()}
     several = [split for split, files in found.items() if len(files) > 1]
-    refuse(folder, [f"several files are for {s}: {', '.join(file.name for file in found[s])}" for s in several])
+    hint = "keep one, or rename or remove the others"
+    refuse(folder, [f"several files are for {s}: {', '.join(file.name for file in found[s])}: {hint}" for s in several])
     refuse(folder, [] if found["train"] else ["there is no file for train, such as train.csv"])
     return {split: files[0] for split, files in found.items() if files}
 
@@ -244,7 +260,10 @@ def mask_gaps(frame: pd.DataFrame, missing: Sequence[str] | None) -> pd.DataFram
 
 
 def find_formats(texts: pd.Series) -> list[str]:
-    """The formats of dates, with a year of four digits, that nine of ten texts have; several if these disagree."""
+    """Return the date formats, with four-digit years, that fit at least nine of ten texts.
+
+    Return several only if they read the texts as different dates.
+    """
     texts = texts.dropna()
     sample = texts.iloc[:1]
     times: dict[str, pd.Series] = {}
@@ -259,7 +278,7 @@ def find_formats(texts: pd.Series) -> list[str]:
 
 
 def to_numbers(texts: pd.Series, form: str) -> pd.Series:
-    """Converts texts (N,), NaN for gaps, to float64 (N,), with NaN for gaps and what does not have the form.
+    """Convert texts (N,), NaN for gaps, to float64 (N,), with NaN for gaps and what does not have the form.
 
     A form is a decimal sign and a unit, such as "." or ",€"; or a format of dates, which become days since 1970.
     """
@@ -303,13 +322,13 @@ def find_forms(source: Path, frame: pd.DataFrame, decimal: str | None, forced: C
     best, *others = sorted(signs, key=lambda sign: -total[sign])
     doubtful = any(total[sign] == total[best] or found[sign].keys() - found[best].keys() for sign in others)
     unclear = [name for name in commas if name in found[","]] if doubtful else []
-    hint = "set --data.decimal , if they are decimal commas, or --data.decimal . if they separate thousands"
+    hint = "set --data.decimal ',' if they are decimal commas, --data.decimal '.' if they separate thousands"
     refuse(source, [f"the commas in the numbers of {name!r} can be read in two ways: {hint}" for name in unclear])
     return found[best]
 
 
 def convert_numbers(frame: pd.DataFrame, forms: dict[str, str]) -> list[str]:
-    """Converts columns of texts to float64, with NaN for gaps. Returns the problems: values without the form."""
+    """Convert columns of texts to float64, with NaN for gaps, and return the problems: values of another form."""
     problems = []
     for name, form in forms.items():
         numbers = to_numbers(frame[name], form)

@@ -30,7 +30,7 @@ class PredictCLI(CheckpointCLI):
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
         help_ = "Picture files and folders of pictures; by default a few test pictures."
-        parser.add_argument("inputs", nargs="*", help=help_)
+        parser.add_argument("inputs", nargs="*", default=[], help=help_)
         help_ = "Leave out boxes with a lower score."
         parser.add_argument("--min_score", type=ClosedUnitInterval, default=0.05, help=help_)
         help_ = f"Folder for pictures with drawn boxes whose score is at least {DRAWN_SCORE}."
@@ -52,7 +52,7 @@ def main(args: list[str] | None = None) -> None:
         if cli.config.draw:
             draw_rows(rows, cli.datamodule.predict, cli.config.draw)
         if not rows and cli.config.format != "json":
-            sys.exit(f"no box has a score of {cli.config.min_score} or more: see --min_score")
+            sys.exit(f"no box has a score of at least {cli.config.min_score}: lower --min_score or train longer")
         print_rows(rows, cli.config.format)
     else:  # what predict_step returns by default
         for output in outputs:
@@ -65,7 +65,7 @@ def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def draw_rows(rows: list[dict[str, Any]], pictures: Any, folder: Path) -> None:
-    """Writes each predicted picture with its boxes as a PNG file with the name of its input.
+    """Write each predicted picture with its boxes as a PNG file with the name of its input.
 
     Args:
         rows: Predicted boxes.
@@ -83,7 +83,7 @@ def draw_rows(rows: list[dict[str, Any]], pictures: Any, folder: Path) -> None:
 
 
 def draw_boxes(picture: Tensor, rows: list[dict[str, Any]]) -> Tensor:
-    """Draws boxes with their classes and scores on a picture."""
+    """Draw boxes with their classes and scores on a picture."""
     if not rows:
         return picture
     boxes = box_convert(tensor([row["bbox"] for row in rows]), "xywh", "xyxy")

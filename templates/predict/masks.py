@@ -25,7 +25,7 @@ class PredictCLI(CheckpointCLI):
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
         help_ = "Picture files and folders of pictures; by default a few test pictures."
-        parser.add_argument("inputs", nargs="*", help=help_)
+        parser.add_argument("inputs", nargs="*", default=[], help=help_)
         help_ = "Folder for the masks; by default predictions/ beside the checkpoint."
         parser.add_argument("--output", type=Path | None, default=None, help=help_)
         formats = Literal["table", "json", "csv"]
@@ -53,7 +53,7 @@ def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def save_masks(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Writes the mask of each row to a file with the name of its input; the file replaces the mask in the row."""
+    """Write the mask of each row to a file with the name of its input; the file replaces the mask in the row."""
     written: set[Path] = set()
     for row in rows:
         if "mask" in row:
@@ -67,7 +67,7 @@ def save_masks(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def write_mask(mask: Tensor, file: Path) -> None:
-    """Writes classes (H, W) uint8 as a PNG file with a palette, which shows each class in its own colour."""
+    """Write classes (H, W) uint8 as a PNG file with a palette, which shows each class in its own colour."""
     file.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(mask.numpy()).convert("P")
     colours = [colormaps["tab20"](i % 20)[:3] for i in range(256)]

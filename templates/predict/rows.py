@@ -22,7 +22,7 @@ class PredictCLI(CheckpointCLI):
     description = "Print what a checkpoint predicts, or the average of several: --ckpt_path A.ckpt B.ckpt C.ckpt."
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("inputs", nargs="*", help="Inputs to predict; by default a few test samples.")
+        parser.add_argument("inputs", nargs="*", default=[], help="Inputs; by default a few test samples.")
         formats = Literal["table", "json", "csv"]
         parser.add_argument("--format", type=formats, default="table", help="Format of the output.")
 
@@ -45,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def take_checkpoints(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separates the checkpoints after --ckpt_path, apart from a single one, from all other arguments."""
+    """Return all other arguments, and the checkpoints that follow --ckpt_path."""
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--ckpt_path=") else [arg])]
     if "--ckpt_path" not in args:
         return args, []
@@ -60,10 +60,10 @@ def predict_rows(cli: PredictCLI) -> list[dict[str, Any]]:
 
 
 def average(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Averages the predictions of several checkpoints for a sample: probabilities and numbers.
+    """Average the predictions of several checkpoints for a sample: probabilities and numbers.
 
     Raises:
-        OSError: A column has other values that differ.
+        OSError: The values of a column differ and are not numbers.
     """
     first = rows[0]
     averaged: dict[str, Any] = {}

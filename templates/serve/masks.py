@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from training.predict import write_mask
 
 SUFFIX = ""  # the content tells the format
-Image.MAX_IMAGE_PIXELS = 25_000_000  # Pillow refuses pictures with twice as many
+Image.MAX_IMAGE_PIXELS = 25_000_000  # Pillow refuses more than twice as many
 
 
 class Upload(NamedTuple):
@@ -39,7 +39,7 @@ def make_reader(data: LightningDataModule) -> Callable[..., Awaitable[list[Uploa
     """A dependency of FastAPI that reads the inputs of a request."""
 
     async def read(
-        files: Annotated[list[UploadFile], File(description="Pictures of any size and format.")],
+        files: Annotated[list[UploadFile], File(description="JPEG, PNG and other pictures, up to 50 megapixels.")],
     ) -> list[Upload]:
         return [Upload(file.filename or "picture", await file.read()) for file in files]
 

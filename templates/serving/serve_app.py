@@ -48,7 +48,7 @@ def answer_type(prediction: type[BaseModel]) -> type[BaseModel]:
 
 
 class Limits:
-    """Refuses requests that are too large, too many or too slow, with a status and one sentence.
+    """Middleware that refuses requests that are too large, too many or too slow, with a status and one sentence.
 
     Args:
         app: The application.
@@ -66,7 +66,7 @@ class Limits:
             await self.app(scope, receive, send)
         elif self.running >= self.count:
             await self._refuse(
-                503, f"the limit of running requests is {self.count}: try again later", scope, receive, send
+                503, f"{self.count} requests are already running or waiting: try again later", scope, receive, send
             )
         elif int(dict(scope["headers"]).get(b"content-length", 0)) > self.size:
             await self._refuse(413, self._too_large(), scope, receive, send)
@@ -107,7 +107,7 @@ class Limits:
 
 
 class Predictor:
-    """Predicts as predict.py does, by the same data module, model and trainer.
+    """Predictor that works as predict.py does, by the same data module, model and trainer.
 
     Args:
         cli: The model with its data.
@@ -120,7 +120,7 @@ class Predictor:
         cli.datamodule.num_workers = 0  # processes that read a few inputs would take longer to start
 
     def __call__(self, uploads: Sequence[Upload]) -> list[dict[str, Any]]:
-        """A result for each input. Inputs that can be read are predicted as one batch, the others have an error."""
+        """Predict the inputs that can be read, and return a result for each input; the others have an error."""
         with TemporaryDirectory(prefix="serve-") as folder:
             files = [Path(folder, f"{i}{SUFFIX}") for i in range(len(uploads))]
             results: list[dict[str, Any]] = []
@@ -152,7 +152,7 @@ class Predictor:
         outputs = predict(self.cli, [str(file) for file in files])
         rows = [row for output in outputs for row in rows_of(output)]
         groups = [[row for row in rows if row["input"] == str(file)] for file in files]
-        if not any(groups):  # the column holds texts or rows, and each file has as many
+        if not any(groups):  # the column "input" does not hold the file's name; all files have equally many rows
             share = len(rows) // len(files)
             groups = [rows[i * share : (i + 1) * share] for i in range(len(files))]
         return groups
@@ -194,7 +194,7 @@ def make_app(cli: CheckpointCLI) -> FastAPI:
     @app.post("/predict", response_model=answer, responses=problems, response_model_exclude_unset=True)
     async def predict_inputs(uploads: Annotated[list[Upload], Depends(read_uploads)]) -> dict[str, Any]:
         if len(uploads) > config.max_inputs:
-            raise HTTPException(413, f"there are {len(uploads)} inputs, more than {config.max_inputs}")
+            raise HTTPException(413, f"{len(uploads)} inputs are too many: send at most {config.max_inputs}")
         results = await asyncio.get_running_loop().run_in_executor(pool, partial(predictor, uploads))
         errors = [result["error"] for result in results if result["error"]]
         if len(errors) == len(results):

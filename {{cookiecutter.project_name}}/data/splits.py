@@ -1,4 +1,4 @@
-"""Splits samples into train, val and test, or into folds for cross-validation."""
+"""Splitting of samples into train, val and test, or into folds for cross-validation."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ PARTS = {"test": 5, "val": 8}  # a fifth of the samples for the test, then an ei
 
 
 def check_fold(folds: int | None, fold: int | None) -> None:
-    """Raises MisconfigurationException unless `fold` is a number from 1 to `folds`, or both are None."""
+    """Raise MisconfigurationException unless `fold` is a number from 1 to `folds`, or both are None."""
     if fold and not folds:
         raise MisconfigurationException(f"--data.fold {fold} needs --data.folds, the number of folds")
     if folds and not 0 < (fold or 0) <= folds:
@@ -22,7 +22,7 @@ def check_fold(folds: int | None, fold: int | None) -> None:
 
 
 def deal(groups: np.ndarray, classes: np.ndarray, parts: int) -> np.ndarray:
-    """The part of each of N samples, from 0; -1 for classes of one group. Fewer groups than parts make fewer parts."""
+    """Deal groups to parts, stratified by class; return the part of each sample, -1 if its class has one group."""
     order = np.argsort(classes, kind="stable")  # a group of several classes counts for the first one
     _, first, group_of = np.unique(groups[order], return_index=True, return_inverse=True)
     class_of = classes[order][first]
@@ -51,10 +51,10 @@ def make_splits(
     """The split of each of N samples: train, val or test. It depends on their values, not on their order.
 
     Args:
-        groups: N values; samples with equal ones stay together.
-        classes: N classes, of which all splits get equal shares; None if there are none.
-        given: N splits; without it, or without val or test in it, these are taken from train.
-        parts: Number of parts of the training samples, one of which becomes a split.
+        groups: N values; samples with equal values stay together.
+        classes: N classes, of which all splits get about equal shares; None if there are none.
+        given: The split of each of N samples; None stands for train. If val or test is missing, it is taken from train.
+        parts: The number of equal parts of train, one of which becomes val or test.
         folds: Number of folds that take the place of train and val.
         fold: The fold that validates, from 1; the others train.
 

@@ -24,7 +24,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 def make_optimizer(
     model: LightningModule, name: OptimizerName, lr: float, weight_decay: float, scheduler: SchedulerName
 ) -> OptimizerLRScheduler:
-    """Makes what `configure_optimizers` returns: an optimizer of the trainable parameters, and a schedule by step.
+    """Make what `configure_optimizers` returns: an optimizer of the trainable parameters, and a schedule by step.
 
     Raises:
         MisconfigurationException: The schedule needs the number of steps, and the run has no end or no step.

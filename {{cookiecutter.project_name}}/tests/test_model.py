@@ -33,7 +33,7 @@ def quick(flags: list[str]) -> list[str]:
 
 
 class Losses(Callback):
-    """Collects the training losses, and the names of trainable parameters that get no gradient in a step."""
+    """Callback that collects the training losses, and the names of trainable parameters without a gradient."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []

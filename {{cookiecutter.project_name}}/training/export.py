@@ -37,7 +37,7 @@ class ExportCLI(CheckpointCLI):
     description = "Write a checkpoint in another format, and check that it gives the same outputs."
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
-        help_ = "state_dict, whole module by torch.save, ONNX file, or torch.export program."
+        help_ = "weights: state_dict; model: whole module by torch.save; onnx: ONNX file; pt2: torch.export program."
         parser.add_argument("--format", type=Literal["weights", "model", "onnx", "pt2"], default="weights", help=help_)
         help_ = "File to write; by default it lies beside the checkpoint."
         parser.add_argument("--output", type=Path | None, default=None, help=help_)
@@ -65,7 +65,7 @@ def main(args: list[str] | None = None) -> None:
         unchecked.replace(output)
     finally:
         unchecked.unlink(missing_ok=True)
-    print(f"{output}\nread back, its outputs differ from the checkpoint's by {difference:.1e} at most")
+    print(f"{output}\nchecked: the outputs of the file differ from the checkpoint's by at most {difference:.1e}")
     print(describe_use(form, output.resolve(), example))
 
 
@@ -84,14 +84,14 @@ def find_example(cli: ExportCLI) -> tuple[Any, ...]:
 
 @torch.no_grad()
 def export(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> float:
-    """Writes a module, reads the file as its user would, and returns the largest difference of the outputs."""
+    """Write a module, read the file as its user would, and return the largest difference of the outputs."""
     expected = module(*example)
     write(module, form, file, example)
     return largest_difference(read(module, form, file, example), expected)
 
 
 def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> None:
-    """Writes a module in evaluation mode.
+    """Write a module in evaluation mode.
 
     Raises:
         OSError: The format cannot hold the module.
@@ -105,7 +105,9 @@ def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) ->
             program = torch.export.export(module, example, dynamic_shapes=sizes)
     except (AttributeError, RuntimeError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise OSError(f"{form} cannot hold this network, weights and model can ({reason})") from error
+        raise OSError(
+            f"this network cannot be exported as {form} ({reason}): use --format weights or --format model"
+        ) from error
     if form == "pt2":
         torch.export.save(program, file)
     else:
@@ -116,7 +118,7 @@ def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) ->
 
 
 def read(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> Any:
-    """The outputs for the example of a written file, read as its user would."""
+    """Return the outputs of a written file for the example, reading the file as its user would."""
     if form == "weights":
         fresh = deepcopy(module)
         for weights in fresh.parameters():
@@ -135,7 +137,7 @@ def read(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> 
 
 
 def describe_use(form: str, file: Path, example: tuple[Any, ...]) -> str:
-    """Return the packages that a written file needs, and after the colon a line of Python that uses it."""
+    """Return a line of Python that uses a written file, after a note on whether it needs the project's code."""
     make = "numpy.ones({}, numpy.{})" if form == "onnx" else "torch.ones({}, dtype=torch.{})"
     inputs = ["inputs"] * len(example)  # unless they are tensors
     for i, each in enumerate(example):

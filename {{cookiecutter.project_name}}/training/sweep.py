@@ -36,7 +36,7 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         usage="%(prog)s (--seeds N | --folds N | --trials N | --list) [--OPTION VALUE ...] [FLAGS OF train.py]",
         description="Train seeds or folds, or search for the settings that configs/sweep.yaml names; or list all runs.",
-        epilog="All other flags go to each training/train.py, such as --trainer.max_epochs 3.",
+        epilog="All other flags, such as --trainer.max_epochs 3, are passed to training/train.py in every trial.",
         allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group(required=True)
@@ -65,9 +65,9 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if options.folds is not None and options.folds < 2:
         parser.error("--folds must be at least 2")
     if Path(options.name).name != options.name or not options.name.strip("."):
-        parser.error(f"--name {options.name}: give the name of a folder in logs/sweeps/")
+        parser.error(f"--name {options.name} must be a name without a path: its folder is made in logs/sweeps/")
     if flag_value("--resume", flags) is not None:
-        parser.error("--resume: the same command with the same --name resumes a sweep")
+        parser.error("--resume is not an option of sweep.py: to resume a sweep, repeat its command and --name")
     return options, [flag for flag in flags if flag != "--"]
 
 
@@ -100,10 +100,10 @@ def main(args: list[str] | None = None) -> None:
 
 
 def conclude(sweep: Sweep, again: str) -> None:
-    """Shows the results; exits with status 1 if trials were killed, or none has finished.
+    """Show the results; exit with status 1 if trials were killed, or none has finished.
 
     Args:
-        sweep: A sweep without signals.
+        sweep: A sweep that was not interrupted by a signal.
         again: The command that resumes it.
     """
     states = [trial.state for trial in sweep.study.get_trials(deepcopy=False)]

@@ -27,7 +27,7 @@ def main(args: list[str] | None = None) -> None:
 
     tester = cli.make_tester()
     if tester is None:
-        return  # another process of the run tests
+        return  # only the first process tests the model
     metrics = evaluate(cli, tester, "test", None)
     cli.finish(metrics)  # results first
     best = cli.checkpoints

@@ -40,11 +40,14 @@ def read_checkpoint(file: Path | str) -> dict[str, Any]:
         raise
     except Exception as error:  # torch.load raises many types
         reason = str(error).splitlines()[0]
-        raise OSError(f"{file} holds more than plain values and tensors, so it is not read ({reason})") from error
+        raise OSError(
+            f"{file} holds more than plain values and tensors, so it is not loaded ({reason}): use a checkpoint that"
+            " train.py has written"
+        ) from error
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Saves checkpoints completely or not at all, and loads them without running code in them."""
+    """Checkpoint files that are written completely or not at all, and loaded without running code in them."""
 
     def __init__(self) -> None:
         self.kept: tuple[Path, dict[str, Any]] | None = None
@@ -95,4 +98,7 @@ def naming(checkpoint: Path | None) -> Iterator[None]:
 def misfit(checkpoint: Path | None, error: Exception) -> OSError:
     """Return the error for a checkpoint that does not fit the project."""
     reason = " ".join(str(error).split())[:300]
-    return OSError(f"{checkpoint} does not fit the project: {type(error).__name__}: {reason}")
+    return OSError(
+        f"{checkpoint} does not fit the project ({type(error).__name__}: {reason}): use the code and settings"
+        " that it was trained with, or another checkpoint"
+    )

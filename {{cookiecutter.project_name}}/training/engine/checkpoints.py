@@ -20,7 +20,7 @@ from training.engine.run_folder import LOGS
 
 
 class Checkpoints(Checkpoint):
-    """Saves `best.ckpt` and `last.ckpt`. The training loop calls it when a step or an epoch is complete.
+    """Callback that saves `best.ckpt` and `last.ckpt`. The training loop calls it when a step or an epoch is complete.
 
     Args:
         folder: Folder for both files.
@@ -92,7 +92,7 @@ class Checkpoints(Checkpoint):
 
     @property
     def is_due(self) -> bool:
-        """Whether a checkpoint within the epoch is due."""
+        """Return whether a checkpoint within the epoch is due."""
         return time.monotonic() - self.saved_at >= 60 * self.minutes
 
     def save_last(self, trainer: Trainer) -> None:

@@ -98,7 +98,7 @@ class ProjectCLI(LightningCLI):
         self.linked = [name for name in own if hasattr(data_class, name)]
         description = self.description
         if self.linked:
-            description += f" The data determine model.{', model.'.join(self.linked)}."
+            description += f" The data module sets model.{', model.'.join(self.linked)}."
         super().__init__(
             model_class,
             data_class,

@@ -31,7 +31,10 @@ class CheckpointCLI(ProjectCLI):
     def __init__(
         self, model_class: type[LightningModule], data_class: type[LightningDataModule], args: list[str] | None = None
     ) -> None:
-        name = flag_value("--ckpt_path", sys.argv[1:] if args is None else args)
+        arguments = sys.argv[1:] if args is None else args
+        if {"-h", "--help"}.intersection(arguments):
+            super().__init__(model_class, data_class, args, ({}, Path()), {})  # exits, without a checkpoint
+        name = flag_value("--ckpt_path", arguments)
         self.ckpt_path = Path(name) if name else newest_checkpoint()
         self.checkpoint = SafeCheckpointIO().load_checkpoint(self.ckpt_path)
         file = self.ckpt_path.resolve().parents[1] / "config.yaml"

@@ -31,7 +31,7 @@ IRRELEVANT = (
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process of a run or the one with rank 0, which writes and prints."""
+    """Return whether this is the only process of a run or the one with rank 0, which writes and prints."""
     return int(rank_zero_only.rank) == 0
 
 

@@ -125,7 +125,7 @@ class EpochLoop(_TrainingEpochLoop):
             self.interrupts.leave(self.checkpoints.run)
 
     def watch_loss(self) -> None:
-        """Describe the first loss that is NaN or infinite; on a GPU, which it would wait for, only in logged steps."""
+        """Record the first NaN or infinite loss; on a GPU only in logged steps, as reading it waits for the GPU."""
         loss, self.checkpoints.loss = self.checkpoints.loss, None
         if loss is None or (loss.device.type != "cpu" and self.global_step % self.trainer.log_every_n_steps):
             return

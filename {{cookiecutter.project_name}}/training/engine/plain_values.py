@@ -34,7 +34,7 @@ def make_plain(value: Any) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a checkpoint that holds this value can be read again."""
+    """Return whether a checkpoint that holds this value can be read again."""
     file = BytesIO()
     try:
         torch.save(value, file)

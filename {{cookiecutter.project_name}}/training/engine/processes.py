@@ -37,7 +37,7 @@ def agree(trainer: Trainer, *flags: bool) -> list[bool]:
 
 
 class Rhythm:
-    """Decides after which steps several processes agree: about once a second, after the same steps in each process.
+    """The steps after which several processes agree: about once a second, after the same steps in each process.
 
     An agreement waits for all processes and their devices, which can take longer than a step.
     """
@@ -93,7 +93,8 @@ def follow_launcher(config: Namespace, parser: LightningArgumentParser) -> None:
     if processes > 1:
         nodes = int(os.environ.get("SLURM_NNODES", "1")) if total == local else processes // int(os.environ[local])
         if str(config.devices) not in ("auto", "1", str(processes // nodes)):
-            parser.error(f"trainer.devices {config.devices}: the launcher started {processes // nodes} processes here")
+            here = f"the launcher started {processes // nodes} processes on this machine"
+            parser.error(f"trainer.devices is {config.devices}, but {here}: remove the setting")
         config.devices, config.num_nodes = processes // nodes, nodes
         if total == local:  # Lightning requires it, but SLURM sets it only for its own flag
             os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(processes // nodes))

@@ -32,7 +32,7 @@ def as_number(value: Any) -> float | None:
 
 
 class LossLogger(Callback):
-    """Logs the loss that `training_step` returns, other scalars of a returned dictionary, and learning rates.
+    """Logging of the loss that `training_step` returns, other scalars of a returned dictionary, and learning rates.
 
     Every `log_every_n_steps` steps they go to the loggers directly, which takes less time than `self.log`. The mean
     loss of an epoch can be monitored as `train/loss`.

@@ -48,7 +48,7 @@ MAY_CHANGE = [
 
 
 class RunCLI(ProjectCLI):
-    """Starts or resumes a run.
+    """Start or resume a run.
 
     Attributes:
         run_dir: Folder of the run.

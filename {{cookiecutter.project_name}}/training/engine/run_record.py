@@ -11,7 +11,7 @@ from training.engine.run_folder import describe_run
 
 
 class RunRecord(Callback):
-    """Writes `config.yaml` and `run.json` when training starts, and sends the settings to the loggers.
+    """Callback that writes `config.yaml` and `run.json` when training starts, and sends the settings to the loggers.
 
     Args:
         cli: The RunCLI of the run.

@@ -57,7 +57,7 @@ def rows_of(output: Any) -> list[Row]:
 
 
 def write_out_of_fold(folder: Path, checkpoints: Mapping[int, Path]) -> tuple[int, dict[str, float]]:
-    """Writes `out_of_fold.csv`: fold, the columns of the data module, such as input and truth, and the prediction.
+    """Write `out_of_fold.csv`: fold, the columns of the data module, such as input and truth, and the prediction.
 
     Args:
         folder: Folder of the sweep.

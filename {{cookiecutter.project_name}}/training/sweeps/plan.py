@@ -40,7 +40,7 @@ def as_flags(params: dict[str, Any]) -> list[str]:
 
 
 def as_distribution(given: Any) -> BaseDistribution:
-    """Makes a distribution of a list of values or of a range.
+    """Make a distribution of a list of values or of a range.
 
     Raises:
         ValueError: It is neither of them, or its bounds do not fit.
@@ -57,7 +57,7 @@ def as_distribution(given: Any) -> BaseDistribution:
 
 
 def read_space(check: Callable[[list[str]], Any]) -> Space:
-    """Reads `configs/sweep.yaml`; exits with status 2 if it holds something else than settings and their values.
+    """Read `configs/sweep.yaml`; exit with status 2 if it holds something else than settings and their values.
 
     Args:
         check: Exits with status 2 if train.py refuses flags; called for every value of a list and both ends of a range.
@@ -80,7 +80,7 @@ def read_space(check: Callable[[list[str]], Any]) -> Space:
 
 
 def refuse_fixed(space: Space, flags: list[str]) -> None:
-    """Exits with status 2 if a flag gives a setting that the sweep varies."""
+    """Exit with status 2 if a flag gives a setting that the sweep varies."""
     for key in space:
         if flag_value(f"--{key}", flags) is not None:
             refuse(f"--{key} is given, but the sweep varies {key}: remove the flag")
@@ -117,7 +117,7 @@ class Plan:
     sampler: str
 
     def next_trial(self, trials: list[FrozenTrial]) -> FrozenTrial:
-        """The trial that follows others. It depends on them only, whichever process asks."""
+        """Return the trial that follows `trials`. The result depends on them alone, so all processes agree on it."""
         number = len(trials)
         if self.grid:
             params = self.grid[number]

@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def is_locked(file: Path) -> bool:
-    """Whether a process holds a lock file."""
+    """Return whether a process holds a lock file."""
     try:
         if file.exists():
             with FileLock(file, timeout=0):
@@ -54,7 +54,7 @@ def same_columns(rows: list[Row]) -> list[Row]:
 
 
 def write_results(study: optuna.Study, folder: Path) -> None:
-    """Writes a row for each trial, with its metrics on the test split, to `results.csv`."""
+    """Write a row for each trial, with its metrics on the test split, to `results.csv`."""
     rows: list[Row] = [dict.fromkeys(("number", "state", "value"))]
     for trial in study.get_trials(deepcopy=False):
         run, state = trial.user_attrs["run"], STATES.get(trial.state, "unfinished")
@@ -68,7 +68,7 @@ def write_results(study: optuna.Study, folder: Path) -> None:
 
 
 def show_results(study: optuna.Study, folder: Path, monitor: str) -> None:
-    """Prints the finished trials, the best first, and draws them; seeds and folds with the mean and its interval."""
+    """Print and draw the finished trials, the best first; for seeds and folds, also the mean and its 95% interval."""
     trials = study.get_trials(states=[TrialState.COMPLETE])
     trials.sort(key=lambda trial: trial.value or 0.0, reverse=study.direction == StudyDirection.MAXIMIZE)
     key = next((key for key in (SEED, FOLD) if key in study.best_params), None)
@@ -88,7 +88,7 @@ def show_results(study: optuna.Study, folder: Path, monitor: str) -> None:
 
 
 def show_out_of_fold(study: optuna.Study, folder: Path, folds: int) -> None:
-    """Writes the out-of-fold predictions of a sweep over all folds, and prints their metrics."""
+    """Write the out-of-fold predictions of a sweep over all folds, and print their metrics."""
     trials = study.get_trials(states=[TrialState.COMPLETE])
     if len(trials) < folds:
         print(f"no out-of-fold predictions: {folds - len(trials)} of {folds} folds have not finished")
@@ -103,7 +103,8 @@ def show_out_of_fold(study: optuna.Study, folder: Path, folds: int) -> None:
     if metrics:
         print_table([{"metric": name, "all folds together": value} for name, value in metrics.items()])
     else:
-        print("no metric over all folds together: predict_step returns no columns truth and class or prediction")
+        hint = 'predict_step must return a column "truth", and "class", "prediction" or "forecast"'
+        print(f"no metric over all folds together: {hint}")
 
 
 def as_text(settings: dict[str, Any]) -> dict[str, str]:
@@ -125,7 +126,7 @@ def estimate_mean(values: list[float]) -> tuple[float, float, float]:
 
 
 def draw_repeats(metrics: dict[str, dict[int, float]], what: str) -> Figure:
-    """Draws metrics by seed or fold, with their mean and its interval."""
+    """Draw metrics by seed or fold, with their mean and its interval."""
     columns = min(len(metrics), 4)
     rows = -(-len(metrics) // columns)
     figure = Figure(figsize=(4 * columns, 3.5 * rows), layout="constrained")
@@ -143,7 +144,7 @@ def draw_repeats(metrics: dict[str, dict[int, float]], what: str) -> Figure:
 
 
 def draw_search(study: optuna.Study, monitor: str) -> dict[str, Figure]:
-    """Draws the history of a search, the metric by setting, and the importance of each setting."""
+    """Draw the history of a search, the metric by setting, and the importance of each setting."""
     matplotlib.use("agg")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Optuna's plots: experimental, or all values are equal
@@ -159,7 +160,7 @@ def draw_search(study: optuna.Study, monitor: str) -> dict[str, Figure]:
 
 
 def list_runs(form: str, html: bool) -> None:
-    """Prints all runs and sweeps, the newest first, with their metrics on the test split.
+    """Print all runs and sweeps, the newest first, with their metrics on the test split.
 
     Args:
         form: "table", "csv" or "json".

@@ -33,14 +33,15 @@ POLL = 0.5  # seconds
 
 @dataclass
 class Job:
-    """A trial that this process looks after.
+    """A trial that this process manages.
 
     Attributes:
         run: Run folder.
         reported: Epochs whose metric the study knows.
         signals: Number of signals that were passed on.
         pruned: Whether the process was told to end because other trials are better.
-        retried: Whether a first process found the run in use by one that a killed sweep had started.
+        retried: Whether the trial was started a second time, as the first process ended because a process of a killed
+            sweep was still using the run.
     """
 
     number: int
@@ -56,7 +57,7 @@ class Job:
 
 
 class Sweep:
-    """A study of Optuna, and those of its trials that this process looks after.
+    """An Optuna study, and those of its trials that this process manages.
 
     Args:
         plan: The trials to train.
@@ -69,7 +70,7 @@ class Sweep:
     """
 
     def __init__(self, plan: Plan, storage: str | None, pruner: BasePruner) -> None:
-        """Opens the study; exits with status 2 if it was begun with other settings."""
+        """Open the study; exit with status 2 if it was started with other settings."""
         self.plan = plan
         self.signals: list[int] = []
         self.interrupted = 0
@@ -93,7 +94,7 @@ class Sweep:
             write_results(self.study, plan.folder)
 
     def claim(self) -> Job | None:
-        """Takes a trial that no process looks after, or begins one; None if there is nothing to do."""
+        """Take a trial that no process looks after, or begin one; return None if there is nothing to do."""
         with self.lock:
             trials = self.study.get_trials()
             for trial in trials:
@@ -101,13 +102,13 @@ class Sweep:
                     return job
             if len(trials) >= self.plan.total:
                 return None
-            # One record holds all of a trial, so that a killed process leaves no part of one.
+            # A trial is written as one record, so that a killed process cannot leave an incomplete trial.
             self.study.add_trial(self.plan.next_trial(trials))
             write_results(self.study, self.plan.folder)
             return self.take(self.study.get_trials()[-1])
 
     def take(self, trial: FrozenTrial) -> Job | None:
-        """Locks a trial for this process, unless another process looks after it."""
+        """Lock a trial for this process, unless another process looks after it."""
         run = ROOT / trial.user_attrs["run"]
         lock = FileLock(run.with_name(f".{run.name}.lock"))
         try:
@@ -118,7 +119,7 @@ class Sweep:
         return Job(trial.number, trial.params, run, lock, set(trial.intermediate_values))
 
     def train(self, jobs_at_once: int) -> None:
-        """Looks after trials until there is nothing left to do, or a signal comes."""
+        """Run trials until there is nothing left to do, or a signal comes."""
         jobs: list[Job] = []
         try:
             with Console().status("") as status:  # on a terminal only
@@ -137,7 +138,7 @@ class Sweep:
                     job.process.wait()
 
     def advance(self, job: Job) -> bool:
-        """Does what comes next for a trial; whether this process is done with it."""
+        """Do the next step of a trial, and return whether this process is done with it."""
         process = job.process
         lives = process is not None and process.poll() is None
         worse = self.report(job)
@@ -169,7 +170,7 @@ class Sweep:
         return True
 
     def start(self, job: Job) -> None:
-        """Starts or resumes the run of a trial."""
+        """Start or resume the run of a trial."""
         discard_run(job.run)  # if a process was killed before it began
         begun = (job.run / "run.json").exists()
         flags = ["--resume", str(job.run)] if begun else [*self.plan.flags, *as_flags(job.params)]
@@ -184,7 +185,7 @@ class Sweep:
             )
 
     def report(self, job: Job) -> bool:
-        """Tells the study the metric of each new epoch; whether it is worse than those of other trials."""
+        """Report the metric of each new epoch to the study; return whether one is worse than in other trials."""
         worse = False
         for row in read_rows(job.run / "metrics.csv"):
             if row.get(self.plan.monitor) and row.get("epoch") and int(row["epoch"]) not in job.reported:
@@ -201,7 +202,7 @@ class Sweep:
         return Trial(self.study, self.storage.get_trial_id_from_study_id_trial_number(study, job.number))
 
     def finish(self, job: Job) -> None:
-        """Tells the study the best value of the metric of a finished run."""
+        """Tell the study the best value of the metric of a finished run."""
         checkpoint = torch.load(job.run / "checkpoints" / "best.ckpt", mmap=True, weights_only=True)
         value = checkpoint["callbacks"]["Checkpoints"]["best_score"]
         if value is None:
@@ -228,7 +229,7 @@ class Sweep:
 
 
 def open_journal(file: Path) -> JournalStorage:
-    """Opens the results, without the part of a record that a full disk or a power cut may have left."""
+    """Open the results, without the part of a record that a full disk or a power cut may have left."""
     lock = FileLock(f"{file}.lock")  # unlike Optuna's own, it is free when its process is killed
     with lock:
         content = file.read_bytes() if file.exists() else b""
