@@ -94,7 +94,7 @@ def test_all_bad_rows_of_a_table_are_named_at_once(tabular: Variant, rows: pd.Da
     frame.loc[3, "x"], frame.loc[7, "y"], frame.loc[8, "y"], frame.loc[:24, "size"] = "much", "inf", "1,5", None
     file = save(frame, tmp_path)
     found = problems(tabular(file, "--data.target=size", status=1), file)
-    assert found[0] == "line 2: 'size' is missing"
+    assert found[0].startswith("25 of 200 rows") and "line 2: 'size' is missing" in found
     assert len(found) == 21
     assert problems(tabular(file, "--data.target=grade", status=1), file) == [
         "line 5: 'x' is 'much', not a number",
@@ -121,7 +121,7 @@ def test_rows_of_the_wrong_length_are_named_up_to_twenty(tabular: Variant, tmp_p
         (b"a,a\n1,2\n", ["--data.target=a"], "several columns are named 'a'"),
         (b"a,b\n1,2\n", ["--data.target=c"], "there is no column 'c': the columns are a, b"),
         (b'a,b\n1,"2\n', [], "line 2: unexpected end of data"),
-        (b"a,b\n" + b"1,2\n" * 50, [], "found 1 different values in 'b'"),
+        (b"a,b\n" + b"1,2\n" * 50, [], "'b' has 1 different values"),
         (b"a,b\n" + b"1,x\n2,y\n" * 50, ["--data.task=regression"], "'b' is text"),
     ],
 )
@@ -413,7 +413,7 @@ def test_all_bad_masks_are_named_at_once(segmentation: Variant, tmp_path: Path) 
     assert len(found) == 4
     for name, what in (
         ("4.png", "is a colour picture"),
-        ("5.bmp", "but its annotation says 9 x 9"),
+        ("5.bmp", "but its annotation or mask says 9 x 9"),
         ("6.png", "cannot be decoded"),
         ("8.png", "is not a readable picture"),
     ):
@@ -473,12 +473,12 @@ def test_all_bad_boxes_are_named_at_once(detection: Variant, tmp_path: Path) -> 
     (tmp_path / "images" / "41.bmp").write_bytes(b"no picture")
     found = problems(detection(tmp_path, status=1), tmp_path)
     for what in (
-        "1.bmp: box [80.0, 5.0, 40.0, 9.0] reaches beyond its edges",
-        "2.png: box [200.0, 5.0, 40.0, 9.0] reaches beyond its edges",
+        "1.bmp: box [80.0, 5.0, 40.0, 9.0] exceeds the picture",
+        "2.png: box [200.0, 5.0, 40.0, 9.0] exceeds the picture",
         "annotation 4: bbox is [1, 2, 3], not [x, y, width, height]",
         "annotation 5: there is no image 5",
         "annotation 6: there is no category 5",
-        "20.png has 96 x 64 pixels, but its annotation says 11 x 64",
+        "20.png has 96 x 64 pixels, but its annotation or mask says 11 x 64",
         "40.png is missing",
         "41.bmp is not a readable picture",
     ):
@@ -578,7 +578,7 @@ print(json.dumps([str(picture.file) for picture, _ in MyDataModule(data_dir={str
     done = detection.run("predict", *files, "--format=json", "--draw", drawn, "--min_score=0")
     assert len(list(drawn.glob("*.png"))) == len(files)
     none = detection.run("predict", *files, "--min_score=1", status=1)
-    assert none.stderr == "no box has a score of 1.0 or more: see --min_score\n"
+    assert "1.0" in none.stderr and "--min_score" in none.stderr
     results = json.loads(done.stdout)
     truth = COCO(tmp_path / "annotations.json")
     judge = COCOeval(truth, truth.loadRes(results), "bbox")

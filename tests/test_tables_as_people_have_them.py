@@ -299,7 +299,7 @@ def test_a_header_that_is_repeated_below_is_left_out(tabular: ModuleType, tmp_pa
 def test_one_column_and_classes_that_are_none_are_refused_in_these_words(tabular: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"one column only.*--data\.separator"):
         read(tabular, write(tmp_path, "a\n" + "\n".join(map(str, range(99)))))
-    with pytest.raises(OSError, match="99 different texts"):
+    with pytest.raises(OSError, match="99 different values"):
         read(tabular, write(tmp_path, "a,name\n" + "\n".join(f"{i}.5,n{i}" for i in range(99))))
 
 

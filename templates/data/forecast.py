@@ -201,7 +201,7 @@ class MyDataModule(LightningDataModule):
         encoding: Encoding of the file, such as cp1252; null detects it.
         folds: Number of folds: the rows before the test are divided into one part more than that.
         fold: The fold, from 1: the parts before it train, the next one validates, and those after it are not used.
-        batch_size: Windows per step and device.
+        batch_size: Windows per step and device; null takes 1/32 of the training windows, but 8 to 32.
         num_workers: Processes that make batches; 0 is fastest for data in memory.
     """
 
@@ -227,14 +227,14 @@ class MyDataModule(LightningDataModule):
         encoding: str | None = None,
         folds: AtLeastTwo | None = None,  # type: ignore[valid-type]
         fold: PositiveInt | None = None,
-        batch_size: PositiveInt = 32,
+        batch_size: PositiveInt | None = None,
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_fold(folds, fold)
         self.file = ROOT / Path(csv).expanduser() if csv else None
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers = batch_size or 32, num_workers
         self.given_time = [] if time in (None, "none") else [time] if isinstance(time, str) else list(time)
         self.notes: list[str] = []
 
@@ -389,6 +389,11 @@ class MyDataModule(LightningDataModule):
         """Standard deviation of each column in the training rows; 1 for a constant column."""
         return self.scaler.scale_.tolist()
 
+    @cached_property
+    def mean(self) -> list[float]:
+        """Mean of each column in the training rows."""
+        return self.scaler.mean_.tolist()
+
     @property
     def season(self) -> int:
         season = self.hparams["season"] or self.regular[1].season
@@ -419,6 +424,8 @@ class MyDataModule(LightningDataModule):
             rank_zero_only(print)(self.report(), flush=True)
         first, second, test = self.borders
         self.train = self._windows(self.lookback, first)
+        if self.hparams["batch_size"] is None:
+            self.batch_size = min(max(len(self.train) // 32, 8), 32)
         self.val = self._windows(first, second)
         self.test = self._windows(test, len(self.regular[0]))
 

@@ -102,7 +102,7 @@ class MyDataModule(LightningDataModule):
         encoding: Encoding of the file, such as cp1252; null detects it.
         folds: Number of folds that take the place of train and val; the test split stays.
         fold: The fold that validates, from 1 to `folds`; the others train.
-        batch_size: Rows per step and device.
+        batch_size: Rows per step and device; null takes 1/32 of the training rows, but 8 to 128.
         num_workers: Processes that make batches; 0 is fastest for data in memory.
     """
 
@@ -124,14 +124,14 @@ class MyDataModule(LightningDataModule):
         encoding: str | None = None,
         folds: AtLeastTwo | None = None,  # type: ignore[valid-type]
         fold: PositiveInt | None = None,
-        batch_size: PositiveInt = 128,
+        batch_size: PositiveInt | None = None,
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         check_fold(folds, fold)
         self.file = ROOT / Path(csv).expanduser() if csv else None
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers = batch_size or 128, num_workers
         self.notes: list[str] = []
 
     def _read(self, file: Path, named: Collection[str] = ()) -> pd.DataFrame:
@@ -336,6 +336,8 @@ class MyDataModule(LightningDataModule):
         self.train, self.val, self.test = (
             BatchDataset(*self.encode(frame), self.encode_targets(frame)) for frame in self.splits.values()
         )
+        if self.hparams["batch_size"] is None:
+            self.batch_size = min(max(len(self.train) // 32, 8), 128)
 
     def report(self) -> str:
         """Summary of the data: rows, target and columns, and a line for each decision and each column left out."""

@@ -23,10 +23,11 @@ MAX_LISTED = 20  # columns whose errors are logged one by one
 
 
 class ConvNet(nn.Module):
-    """Convolutions over each column, and a linear map beside them: (N, lookback, C) to (N, horizon, C).
+    """Convolutions over each column, with a linear map in parallel: (N, lookback, C) to (N, horizon, C).
 
-    Each window is normalised with its own mean and standard deviation, and the forecast is converted back, as in RevIN,
-    https://openreview.net/forum?id=cGDAkQo1C0p. All columns share the weights.
+    The convolutions see a window normalised with its own mean and standard deviation, and their output is converted
+    back, as in RevIN, https://openreview.net/forum?id=cGDAkQo1C0p. The linear map sees the mean, too. All columns share
+    the weights. Before training, the forecast is the mean of the window.
     """
 
     def __init__(self, lookback: int, horizon: int, channels: int, layers: int, dropout: float) -> None:
@@ -37,17 +38,20 @@ class ConvNet(nn.Module):
         for _ in range(layers - 1):
             blocks += [nn.Conv1d(channels, channels, 3, padding=1), nn.GELU()]
         patches = (lookback - kernel) // stride + 1
-        self.convolutions = nn.Sequential(
-            *blocks, nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels * patches, horizon)
-        )
-        self.linear = nn.Linear(lookback, horizon)
+        last = nn.Linear(channels * patches, horizon)
+        self.convolutions = nn.Sequential(*blocks, nn.Flatten(), nn.Dropout(dropout), last)
+        self.linear = nn.Linear(lookback + 1, horizon)
+        for layer in (last, self.linear):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        mean = inputs.mean(dim=1, keepdim=True)
-        std = inputs.std(dim=1, keepdim=True, unbiased=False) + 1e-3
-        columns = ((inputs - mean) / std).transpose(1, 2).flatten(0, 1)
-        outputs = self.linear(columns) + self.convolutions(columns.unsqueeze(1))
-        return outputs.unflatten(0, (inputs.shape[0], inputs.shape[2])).transpose(1, 2) * std + mean
+        columns = inputs.transpose(1, 2).flatten(0, 1)
+        mean = columns.mean(dim=1, keepdim=True)
+        std = columns.std(dim=1, keepdim=True, unbiased=False) + 1e-3
+        linear = self.linear(torch.cat([columns - mean, mean], dim=1))
+        outputs = mean + linear + std * self.convolutions(((columns - mean) / std).unsqueeze(1))
+        return outputs.unflatten(0, (inputs.shape[0], inputs.shape[2])).transpose(1, 2)
 
 
 class MyModel(LightningModule):
@@ -55,6 +59,7 @@ class MyModel(LightningModule):
 
     Args:
         columns: Name of each series.
+        mean: Mean of each series.
         std: Standard deviation of each series, the unit of losses and metrics.
         lookback: Number of steps that the network sees.
         horizon: Number of steps that it forecasts.
@@ -73,6 +78,7 @@ class MyModel(LightningModule):
     def __init__(
         self,
         columns: list[str],
+        mean: list[float],
         std: list[float],
         lookback: int,
         horizon: int,
@@ -80,9 +86,9 @@ class MyModel(LightningModule):
         forms: dict[str, str],
         channels: PositiveInt = 32,
         layers: PositiveInt = 2,
-        dropout: Dropout = 0.3,  # type: ignore[valid-type]
+        dropout: Dropout = 0.5,  # type: ignore[valid-type]
         loss: Literal["mse", "l1", "smooth_l1"] = "mse",
-        lr: PositiveFloat = 0.001,
+        lr: PositiveFloat = 0.003,
         optimizer: OptimizerName = "adamw",
         scheduler: SchedulerName = "onecycle",
         weight_decay: NonNegativeFloat = 0.01,
@@ -90,9 +96,11 @@ class MyModel(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.network = ConvNet(lookback, horizon, channels, layers, dropout)
+        self.mean: Tensor
         self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
-        self.example_input_array = torch.rand(2, lookback, len(columns)) * self.std
+        self.example_input_array = torch.rand(2, lookback, len(columns)) * self.std + self.mean
         self.criterion = LOSSES[loss]()
         outputs = horizon * len(columns)
         mae = {method: MeanAbsoluteError(num_outputs=outputs) for method in METHODS}
@@ -102,7 +110,7 @@ class MyModel(LightningModule):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (N, lookback, C) to forecasts (N, horizon, C), float32 in the units of the columns."""
-        return self.network(inputs / self.std) * self.std
+        return self.network((inputs - self.mean) / self.std) * self.std + self.mean
 
     def compute_loss(self, forecasts: Tensor, targets: Tensor) -> Tensor:
         return self.criterion(forecasts / self.std, targets / self.std)

@@ -120,9 +120,9 @@ class MyModel(LightningModule):
         forms: dict[str, str],
         hidden: PositiveInt = 256,
         layers: PositiveInt = 3,
-        dropout: Dropout = 0.3,  # type: ignore[valid-type]
+        dropout: Dropout = 0.5,  # type: ignore[valid-type]
         loss: Loss | None = None,
-        lr: PositiveFloat = 0.002,
+        lr: PositiveFloat = 0.005,
         optimizer: OptimizerName = "adamw",
         scheduler: SchedulerName = "onecycle",
         weight_decay: NonNegativeFloat = 0.01,

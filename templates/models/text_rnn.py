@@ -27,28 +27,71 @@ from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 Batch = tuple[Tensor, Tensor]  # tokens (N, L), int64, padded with 0, and classes (N,), int64
 Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
 Cell = Literal["rnn", "lstm", "gru"]
+CONVOLUTIONS = (1, 2, 3)  # numbers of tokens that a filter sees
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
+class NgramScores(nn.Module):
+    """Sums scores of the classes over the n-grams of a text, as a linear model on n-grams does.
+
+    N-grams are found in the table by a hash, as in fastText, https://arxiv.org/abs/1607.01759.
+    """
+
+    ROWS = 2**16  # of the table; the first one stands for padding
+
+    def __init__(self, num_classes: int, longest: int) -> None:
+        super().__init__()
+        self.longest = longest
+        self.table = nn.Embedding(self.ROWS, num_classes, padding_idx=0)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hashed, ngrams = tokens, []
+        for i in range(self.longest):
+            last = tokens[:, i:]
+            hashed = (hashed[:, : last.shape[1]] * 1_000_003 + last) % (self.ROWS - 1) + 1
+            ngrams.append(hashed.masked_fill(last == 0, 0))
+        found = torch.cat(ngrams, dim=1)
+        return self.table(found).sum(dim=1) / (found != 0).sum(dim=1, keepdim=True).sqrt()
+
+
 class RNN(nn.Module):
-    """Embedding, recurrent layers in both directions, maximum over time, linear layer."""
+    """Embedding, recurrent layers in both directions beside convolutions, maximum over time, linear layer.
+
+    The convolutions and the scores of n-grams find words and phrases; with the recurrent layers alone, a few thousand
+    texts are not enough to reach a linear model on n-grams.
+    """
 
     def __init__(
-        self, vocab_size: int, num_classes: int, cell: str, embedding: int, hidden: int, layers: int, dropout: float
+        self,
+        vocab_size: int,
+        num_classes: int,
+        cell: str,
+        embedding: int,
+        hidden: int,
+        layers: int,
+        filters: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, embedding, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
         between = dropout if layers > 1 else 0.0
         self.cells = CELLS[cell](embedding, hidden, layers, batch_first=True, dropout=between, bidirectional=True)
-        self.linear = nn.Linear(2 * hidden, num_classes)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(embedding, filters, width, padding=width - 1) for width in CONVOLUTIONS
+        )
+        self.linear = nn.Linear(2 * hidden + filters * len(CONVOLUTIONS), num_classes)
+        self.ngrams = NgramScores(num_classes, longest=4)
 
     def forward(self, tokens: Tensor) -> Tensor:
         lengths = (tokens != 0).sum(dim=1).cpu()
         embedded = self.dropout(self.embedding(tokens))
         packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
         outputs, _ = pad_packed_sequence(self.cells(packed)[0], batch_first=True, padding_value=-torch.inf)
-        return self.linear(self.dropout(outputs.amax(dim=1)))
+        features = [outputs.amax(dim=1)]
+        features += [layer(embedded.transpose(1, 2)).relu().amax(dim=2) for layer in self.convolutions]
+        return self.linear(self.dropout(torch.cat(features, dim=1))) + self.ngrams(tokens)
 
 
 class MyModel(LightningModule):
@@ -61,6 +104,7 @@ class MyModel(LightningModule):
         embedding: Size of a token's vector.
         hidden: Size of the recurrent layers in each direction.
         layers: Number of recurrent layers.
+        filters: Filters of each convolution.
         dropout: Share of the hidden values that is set to 0 in training.
         lr: Learning rate; the highest one where a scheduler changes it.
         optimizer: Name of the optimizer; see models/optimizers.py.
@@ -77,9 +121,10 @@ class MyModel(LightningModule):
         class_names: list[str],
         tokenizer: str,
         cell: Cell = "lstm",
-        embedding: PositiveInt = 128,
+        embedding: PositiveInt = 256,
         hidden: PositiveInt = 128,
         layers: PositiveInt = 1,
+        filters: PositiveInt = 256,
         dropout: Dropout = 0.5,  # type: ignore[valid-type]
         lr: PositiveFloat = 0.003,
         optimizer: OptimizerName = "adamw",
@@ -92,7 +137,7 @@ class MyModel(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)
         vocab_size, num_classes = Tokenizer.from_str(tokenizer).get_vocab_size(), len(class_names)
-        self.network = RNN(vocab_size, num_classes, cell, embedding, hidden, layers, dropout)
+        self.network = RNN(vocab_size, num_classes, cell, embedding, hidden, layers, filters, dropout)
         self.example_input_array = torch.tensor([[1, 3, 4, 5], [1, 6, 0, 0]])
         self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.training_criterion = self.criterion

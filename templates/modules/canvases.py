@@ -143,8 +143,8 @@ def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture
         ways.append(Picture(file, (width, height) if turns > 4 else (height, width), upright=True))
     fitting = [way for way in ways if size in (None, way.size)]
     if size and not fitting:
-        stated = f"but width and height in its annotation are {size[1]} x {size[0]}"
-        return f"{file} has {width} x {height} pixels, {stated}: correct the annotation or replace the picture"
+        stated = f"but its annotation or mask says {size[1]} x {size[0]}"
+        return f"{file} has {width} x {height} pixels, {stated}: correct one of them"
     if len(fitting) > 1 and turn is None:
         return f"{file}: its annotations may fit the stored or the EXIF-turned picture: set --data.turn true or false"
     return fitting[bool(turn) and len(fitting) > 1]
