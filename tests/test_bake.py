@@ -37,6 +37,7 @@ FILES = [
     "training/engine/checkpoint_files.py",
     "training/engine/checkpoints.py",
     "training/engine/command_line.py",
+    "training/engine/estimate.py",
     "training/engine/evaluation.py",
     "training/engine/files.py",
     "training/engine/interrupts.py",
@@ -189,7 +190,7 @@ def test_code_of_the_person_is_read_in_one_sitting(bake: Bake, variant: str) -> 
 
 def test_engine_stays_small(bake: Bake) -> None:
     project = bake()
-    assert size(project, "training/engine/*.py") <= 1950
+    assert size(project, "training/engine/*.py") <= 1975
     for path in (project.path / "training" / "engine").glob("*.py"):
         source = path.read_text(encoding="utf-8")
         assert len(source.splitlines()) <= 200, path

@@ -240,6 +240,19 @@ def test_network_computes_in_float64_too(bake: Bake, variant: str, tmp_path: Pat
     assert len(project.run("training/predict.py", "--ckpt_path", best).stdout.splitlines()) > 4
 
 
+def test_long_epoch_is_announced_once(bake: Bake, train: Train) -> None:
+    code = """
+from training.engine import estimate
+estimate.LONG = 0  # seconds
+from training.train import main
+main(["--trainer.max_epochs=2"])
+"""
+    project = bake(fresh=True)
+    announced = [line for line in project.run("-c", code).stdout.splitlines() if "an epoch takes" in line]
+    assert len(announced) == 1 and " 20 steps " in announced[0] and "--trainer.limit_train_batches" in announced[0]
+    assert "an epoch takes" not in train(VARIANTS[0]).stdout
+
+
 @by_variant
 def test_fast_dev_run_writes_nothing(train: Train, variant: str) -> None:
     run = train(variant)

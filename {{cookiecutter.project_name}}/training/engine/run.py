@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from training.engine.checkpoint_files import SafeCheckpointIO
 from training.engine.checkpoints import Checkpoints
 from training.engine.command_line import ProjectCLI, flag_value, read_config
+from training.engine.estimate import EpochEstimate
 from training.engine.evaluation import make_evaluator, missing_for
 from training.engine.files import read_json, write_json
 from training.engine.interrupts import Interrupts, is_first_process
@@ -147,7 +148,7 @@ class RunCLI(ProjectCLI):
         config.default_root_dir = str(self.run_dir)
         config.plugins = [*as_list(config.plugins), self.checkpoint_files]
         config.logger = [*(each for each in as_list(config.logger) if isinstance(each, Logger)), metrics]
-        config.callbacks = [*callbacks, RunRecord(self), LossLogger(), self.checkpoints]
+        config.callbacks = [*callbacks, RunRecord(self), LossLogger(), EpochEstimate(), self.checkpoints]
         try:
             trainer = Trainer(**config)
         except ValueError as error:
