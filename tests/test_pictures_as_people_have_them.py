@@ -528,11 +528,74 @@ def test_two_annotation_files_for_one_split_are_refused(detection: Reader, tmp_p
     assert "corrected.json" in detection.refuses(tmp_path)
 
 
-def test_other_formats_are_to_be_converted(detection: Reader, tmp_path: Path) -> None:
+def voc(file: Path, name: str, kind: str, more: str = "", size: str = "<width>12</width><height>10</height>") -> None:
+    """A Pascal VOC file with a box."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    edges = "<xmin>1</xmin><ymin>2</ymin><xmax>6</xmax><ymax>8</ymax>"
+    box = f"<object><name>{kind}</name><difficult>0</difficult><bndbox>{edges}</bndbox></object>{more}"
+    content = f"<annotation><filename>{name}</filename><size>{size}</size>{box}</annotation>"
+    file.write_text(content, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("folder", "beside", "named"),
+    [
+        ("Annotations", "JPEGImages", "{}.jpg"),
+        ("annotations", "images", "{}.jpg"),
+        ("", "", "{}.jpg"),
+        ("labels", "pictures", "IMG_{}.png"),
+    ],
+    ids=["VOC's folders", "folders of other tools", "one folder", "names of other files"],
+)
+def test_pascal_voc_is_read(detection: Reader, tmp_path: Path, folder: str, beside: str, named: str) -> None:
+    for file in pictures(tmp_path / beside, 20, ".jpg"):
+        voc(tmp_path / folder / f"{file.stem}.xml", named.format(file.stem), "ab"[int(file.stem) % 2])
+    (ids, names, boxes), _ = detection(tmp_path)
+    assert (ids, names) == ([0, 1], ["a", "b"])
+    assert {file: entry[1:3] for file, entry in boxes.items()} == {
+        str(tmp_path / beside / f"{i}.jpg"): [[[1, 2, 6, 8]], ["ab"[i % 2]]] for i in range(20)
+    }
+    assert {entry[0] for entry in boxes.values()} == {"train", "val", "test"}
+
+
+def test_lists_of_pascal_voc_decide_about_splits(detection: Reader, tmp_path: Path) -> None:
+    for file in pictures(tmp_path / "JPEGImages", 12):
+        voc(tmp_path / "Annotations" / f"{file.stem}.xml", file.name, "a")
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for split, numbers in (("train", range(6)), ("val", range(6, 9)), ("test", range(9, 11))):
+        (lists / f"{split}.txt").write_text("\n".join(map(str, numbers)), encoding="utf-8")
+    (_, _, boxes), said = detection(tmp_path)
+    found = {Path(file).stem: entry[0] for file, entry in boxes.items()}
+    assert found == {str(i): "train" if i < 6 else "val" if i < 9 else "test" for i in range(11)}
+    assert "left out: 1 XML files" in said
+
+
+def test_folders_of_splits_hold_pascal_voc_and_difficult_boxes_do_not_train(detection: Reader, tmp_path: Path) -> None:
+    hard = "<object><name>b</name><difficult>1</difficult><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>3</xmax>"
+    hard += "<ymax>3</ymax></bndbox></object>"
+    for split in ("train", "valid", "test"):
+        for file in pictures(tmp_path / split, 4):
+            voc(file.with_suffix(".xml"), file.name, "a", hard, size="")
+    (_, names, boxes), _ = detection(tmp_path)
+    assert names == ["a", "b"]
+    assert boxes[str(tmp_path / "train" / "0.png")][:3] == ["train", [[1, 2, 6, 8]], ["a"]]
+    assert boxes[str(tmp_path / "valid" / "0.png")][:3] == ["val", [[1, 2, 6, 8], [0, 0, 3, 3]], ["a", "b"]]
+
+
+@pytest.mark.parametrize("content", ["<annotation>", "<svg></svg>", "<annotations/>"])
+def test_damaged_pascal_voc_is_named(detection: Reader, tmp_path: Path, content: str) -> None:
     pictures(tmp_path / "JPEGImages", 3)
     (tmp_path / "Annotations").mkdir()
-    (tmp_path / "Annotations" / "0.xml").write_text("<annotation></annotation>", encoding="utf-8")
-    assert "VOC" in detection.refuses(tmp_path)
+    (tmp_path / "Annotations" / "0.xml").write_text(content, encoding="utf-8")
+    assert "0.xml is not a Pascal VOC file" in detection.refuses(tmp_path)
+
+
+def test_folder_without_annotations_is_refused(detection: Reader, tmp_path: Path) -> None:
+    pictures(tmp_path / "images", 3)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "0.txt").write_text("0 0.5 0.5 0.1 0.1", encoding="utf-8")
+    assert "COCO file, or XML files of Pascal VOC" in detection.refuses(tmp_path)
 
 
 def test_categories_of_one_name_are_one_class(detection: Reader, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Object detection data in COCO format, or an embedded set of handwritten digits on textured canvases.
+"""Object detection data in COCO or Pascal VOC format, or an embedded set of handwritten digits on textured canvases.
 
 Source of the digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, https://doi.org/10.24432/C50P49
 """
@@ -13,6 +13,7 @@ from itertools import count, repeat
 from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def find_annotations(folder: Path) -> dict[str, Path]:
     name is used.
 
     Raises:
-        OSError: There is none for training, or several for a split.
+        OSError: There are several for a split, or some, but none for training.
     """
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for file in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
@@ -91,8 +92,8 @@ def find_annotations(folder: Path) -> dict[str, Path]:
             names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
             refuse(folder, [f"there are several annotation files for {split}: keep one of {names}"])
         chosen[split] = files[0]
-    if "train" not in chosen:
-        refuse(folder, ["there is no COCO file, such as annotations.json or train.json; convert VOC and YOLO to COCO"])
+    if chosen and "train" not in chosen:
+        refuse(folder, ["there is no COCO file for training, such as annotations.json or train.json"])
     return chosen
 
 
@@ -113,6 +114,66 @@ def load_coco(file: Path) -> Json:
     except (ValueError, TypeError, KeyError) as error:
         raise OSError(f"{file} is not a COCO file of images, annotations and categories ({error!r})") from error
     return content
+
+
+def read_voc(file: Path) -> tuple[Json, list[Json]]:
+    """Read an image and its annotations from a Pascal VOC file, in COCO's form with the name of the category.
+
+    A box that is difficult counts as a crowd, as both are ignored by the metric.
+
+    Raises:
+        OSError: It is another kind of file.
+    """
+    try:
+        root = ElementTree.parse(file).getroot()
+        if root.tag != "annotation":
+            raise ValueError(f"its root is {root.tag}, not annotation")
+        size = {name: int(root.findtext(f"size/{name}") or 0) for name in ("width", "height")}
+        boxes = []
+        for each in root.iter("object"):
+            left, top, right, bottom = (
+                float(each.findtext(f"bndbox/{edge}") or "nan") for edge in ("xmin", "ymin", "xmax", "ymax")
+            )
+            box = {"bbox": [left, top, right - left, bottom - top], "category": (each.findtext("name") or "").strip()}
+            boxes.append(box | {"iscrowd": int(each.findtext("difficult") == "1")})
+    except (ElementTree.ParseError, ValueError) as error:
+        raise OSError(f"{file} is not a Pascal VOC file ({error}): repair or remove it") from error
+    image = {"file_name": root.findtext("filename") or file.name, "stem": file.stem, "folder": file.parent}
+    return image | size, boxes
+
+
+def load_voc(folder: Path) -> tuple[dict[str, Json], int]:
+    """Load the Pascal VOC files of a folder as the content of a COCO file for each split.
+
+    Lists in ImageSets/Main/ decide about the splits, or else the names of folders.
+
+    Returns:
+        The contents, and the number of files that are in none of the lists.
+
+    Raises:
+        OSError: There is no such file, or one has errors.
+    """
+    lists = {split: folder / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
+    listed = {name: split for split, file in lists.items() if file.is_file() for name in file.read_text().split()}
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    for file in sorted(folder.rglob("*.xml")):
+        found[listed.get(file.stem, "") if listed else split_of(file.relative_to(folder)) or "train"].append(file)
+    left_out = len(found.pop("", []))
+    if "train" not in found:
+        refuse(folder, ["there are no annotations for training: it needs a COCO file, or XML files of Pascal VOC"])
+    read = {split: [read_voc(file) for file in files] for split, files in found.items()}
+    names = sorted({box["category"] for part in read.values() for _, boxes in part for box in boxes})
+    contents: dict[str, Json] = {}
+    numbers = count(1)
+    for split, part in read.items():
+        images, annotations = [], []
+        for image_id, (image, boxes) in zip(numbers, part, strict=False):
+            images.append(image | {"id": image_id})
+            annotations += [box | {"image_id": image_id, "category_id": names.index(box["category"])} for box in boxes]
+        numbered = [box | {"id": i} for i, box in enumerate(annotations, start=1)]
+        categories = [{"id": i, "name": name} for i, name in enumerate(names)]
+        contents[split] = {"images": images, "annotations": numbered, "categories": categories}
+    return contents, left_out
 
 
 def find_picture(name: str, places: list[Path], named: dict[str, list[Path]]) -> Path:
@@ -229,9 +290,10 @@ class MyDataModule(LightningDataModule):
 
     Args:
         data_dir: Folder with annotations in COCO format, as annotations.json, or as train.json and optionally val.json
-            and test.json, in the folder, in annotations/ or beside the pictures in train/, val/ and test/. If there are
-            none for testing, 20% of the training pictures are used; if there are none for validation, an
-            eighth of the others. A relative path starts at the project's root. Null uses the embedded pictures.
+            and test.json, in the folder, in annotations/ or beside the pictures in train/, val/ and test/; or with XML
+            files of Pascal VOC. If there are none for testing, 20% of the training pictures are used; if there are none
+            for validation, an eighth of the others. A relative path starts at the project's root. Null uses the
+            embedded pictures.
         drop_bad_boxes: Leave out boxes that lie outside of their pictures, and clip those that reach beyond the edges;
             by default both are errors, except for up to 2 pixels beyond an edge.
         turn: Whether boxes fit pictures that are turned upright by their EXIF data; null decides by width and height
@@ -272,22 +334,30 @@ class MyDataModule(LightningDataModule):
         self.data_dir = ROOT / Path(data_dir).expanduser() if data_dir else None
         self.batch_size, self.num_workers = batch_size, num_workers
         self.folds = folds, fold
+        self.unlisted = 0  # Pascal VOC files in no list of a split
 
     @cached_property
     def annotated(self) -> dict[str, Json]:
-        """Content of the COCO file of each split. Each image also has its path as "file", and its "size" or None."""
-        contents: dict[str, Json] = {}
+        """Annotations of each split as in a COCO file. Each image also has its path as "file", and "size" or None."""
         if not (folder := self.data_dir) or not folder.is_dir():
-            return contents
+            return {}
         named: defaultdict[str, list[Path]] = defaultdict(list)
         for file in canvases.list_pictures(folder):
             named[file.name].append(file)
-        for split, source in find_annotations(folder).items():
-            contents[split] = load_coco(source)
+            named[file.stem].append(file)
+        sources = find_annotations(folder)
+        contents = {split: load_coco(source) for split, source in sources.items()}
+        if not contents:
+            contents, self.unlisted = load_voc(folder)
+        for split, content in contents.items():
             own = [path for path in folder.glob("**/") if split_of(path.relative_to(folder)) == split]
-            for image in contents[split]["images"]:
+            for image in content["images"]:
                 size = image.get("height"), image.get("width")
-                file = find_picture(str(image["file_name"]), [folder / "images", source.parent, folder, *own], named)
+                beside = image["folder"] if "stem" in image else sources[split].parent
+                places = [folder / "images", beside, folder, folder / "JPEGImages", *own]
+                file = find_picture(str(image["file_name"]), places, named)
+                if "stem" in image and not file.is_file():  # names in VOC files are often those of other folders
+                    file = find_picture(image["stem"], places, named)
                 image |= {"file": file, "size": size if all(size) else None}
         return contents
 
@@ -304,6 +374,7 @@ class MyDataModule(LightningDataModule):
             names = {digit + 1: str(digit) for digit in range(10)}
             return names, split_samples("the embedded data", {"train": drawn}, groups, *self.folds)
         refuse(self.data_dir, [] if self.annotated else ["the folder does not exist: correct --data.data_dir"])
+        self.left_out += Counter({"XML files in no list of ImageSets/Main/": self.unlisted})
         sizes = {image["file"]: image["size"] for content in self.annotated.values() for image in content["images"]}
         with ThreadPoolExecutor() as pool:
             results = list(pool.map(canvases.measure_picture, sizes, sizes.values(), repeat(self.hparams["turn"])))
