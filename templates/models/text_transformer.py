@@ -23,14 +23,50 @@ from torchmetrics.classification import (
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
 Batch = tuple[Tensor, Tensor]  # tokens (N, L), int64, padded with 0, and classes (N,), int64
+CONVOLUTIONS = (1, 2, 3)  # numbers of tokens that a filter sees
 Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
 
 
+class NgramScores(nn.Module):
+    """Sums scores of the classes over the n-grams of a text, as a linear model on n-grams does.
+
+    N-grams are found in the table by a hash, as in fastText, https://arxiv.org/abs/1607.01759.
+    """
+
+    ROWS = 2**16  # of the table; the first one stands for padding
+
+    def __init__(self, num_classes: int, longest: int) -> None:
+        super().__init__()
+        self.longest = longest
+        self.table = nn.Embedding(self.ROWS, num_classes, padding_idx=0)
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hashed, ngrams = tokens, []
+        for i in range(self.longest):
+            last = tokens[:, i:]
+            hashed = (hashed[:, : last.shape[1]] * 1_000_003 + last) % (self.ROWS - 1) + 1
+            ngrams.append(hashed.masked_fill(last == 0, 0))
+        found = torch.cat(ngrams, dim=1)
+        return self.table(found).sum(dim=1) / (found != 0).sum(dim=1, keepdim=True).sqrt()
+
+
 class Transformer(nn.Module):
-    """Embedding with learned positions, encoder layers that normalise first, mean over time, linear layer."""
+    """Embedding with learned positions, encoder layers that normalise first, mean over time, linear layer.
+
+    The convolutions and the scores of n-grams find words and phrases, for which the encoder needs far more texts.
+    """
 
     def __init__(
-        self, vocab_size: int, num_classes: int, max_length: int, width: int, heads: int, layers: int, dropout: float
+        self,
+        vocab_size: int,
+        num_classes: int,
+        max_length: int,
+        width: int,
+        heads: int,
+        layers: int,
+        filters: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width, padding_idx=0)
@@ -40,15 +76,21 @@ class Transformer(nn.Module):
             width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
-        self.linear = nn.Linear(width, num_classes)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(width, filters, length, padding=length - 1) for length in CONVOLUTIONS
+        )
+        self.linear = nn.Linear(width + filters * len(CONVOLUTIONS), num_classes)
+        self.ngrams = NgramScores(num_classes, longest=4)
 
     def forward(self, tokens: Tensor) -> Tensor:
         padding = tokens == 0
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        embedded = self.dropout(self.embedding(tokens) + self.positions(positions))
-        outputs = self.encoder(embedded, src_key_padding_mask=padding)
+        embedded = self.dropout(self.embedding(tokens))
+        outputs = self.encoder(embedded + self.positions(positions), src_key_padding_mask=padding)
         real = (~padding).unsqueeze(2)
-        return self.linear(self.dropout((outputs * real).sum(dim=1) / real.sum(dim=1)))
+        features = [(outputs * real).sum(dim=1) / real.sum(dim=1)]
+        features += [layer(embedded.transpose(1, 2)).relu().amax(dim=2) for layer in self.convolutions]
+        return self.linear(self.dropout(torch.cat(features, dim=1))) + self.ngrams(tokens)
 
 
 class MyModel(LightningModule):
@@ -60,6 +102,7 @@ class MyModel(LightningModule):
         width: Size of a token's vector.
         heads: Number of attention heads; the width must be a multiple of it.
         layers: Number of encoder layers.
+        filters: Filters of each convolution.
         dropout: Share of the hidden values that is set to 0 in training.
         lr: Learning rate; the highest one where a scheduler changes it.
         optimizer: Name of the optimizer; see models/optimizers.py.
@@ -81,8 +124,9 @@ class MyModel(LightningModule):
         width: PositiveInt = 128,
         heads: PositiveInt = 4,
         layers: PositiveInt = 2,
-        dropout: Dropout = 0.2,  # type: ignore[valid-type]
-        lr: PositiveFloat = 0.001,
+        filters: PositiveInt = 256,
+        dropout: Dropout = 0.3,  # type: ignore[valid-type]
+        lr: PositiveFloat = 0.002,
         optimizer: OptimizerName = "adamw",
         scheduler: SchedulerName = "onecycle",
         weight_decay: NonNegativeFloat = 0.01,
@@ -96,7 +140,9 @@ class MyModel(LightningModule):
             raise MisconfigurationException(f"--model.width {width} is not a multiple of --model.heads {heads}")
         tokens, num_classes = Tokenizer.from_str(tokenizer), len(class_names)
         max_length = tokens.truncation["max_length"]  # type: ignore[index]
-        self.network = Transformer(tokens.get_vocab_size(), num_classes, max_length, width, heads, layers, dropout)
+        self.network = Transformer(
+            tokens.get_vocab_size(), num_classes, max_length, width, heads, layers, filters, dropout
+        )
         self.example_input_array = torch.tensor([[1, 3, 4, 5], [1, 6, 0, 0]])
         self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.training_criterion = self.criterion

@@ -27,4 +27,5 @@ class EpochEstimate(Callback):
         step = (self.times[-1] - self.times[0]) / STEPS
         if len(self.times) > STEPS and step * steps > LONG and trainer.is_global_zero:
             hint = "a GPU, smaller inputs, a smaller network or --trainer.limit_train_batches shortens it"
-            print(f"an epoch takes about {step * steps / 60:.0f} min, {steps} steps of {step:.2g} s: {hint}", flush=True)
+            expected = f"about {step * steps / 60:.0f} min, {steps} steps of {step:.2g} s"
+            print(f"an epoch takes {expected}: {hint}", flush=True)
