@@ -158,7 +158,7 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 def test_run_folder_has_a_row_for_each_class(trained: Path) -> None:
     rows = rows_of(trained)
     assert [row["class"] for row in rows] == ["frequent", "rare, <b>"]
-    assert list(rows[0]) == ["class", "f1", "precision", "recall", "support"]
+    assert list(rows[0]) == ["class", "precision", "recall", "f1", "support"]
     assert [row["support"] for row in rows] == ["12", "3"]  # 20% of 60 and of 12
 
 

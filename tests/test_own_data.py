@@ -253,6 +253,14 @@ assert (values[100:103] == values[99]).all() and (values[200:204, 1] == values[1
     forecast.run("code", code)
 
 
+def test_times_that_span_too_many_steps_are_refused(forecast: Variant, tmp_path: Path) -> None:
+    """One wrong year must not fill the memory with invented steps."""
+    lines = ["time,load", *(f"{i},{i % 7}" for i in range(400)), "99000000000,1"]
+    (tmp_path / "series.csv").write_text("\n".join(lines), encoding="utf-8")
+    found = problems(forecast(tmp_path / "series.csv", *SHORT, status=1), tmp_path / "series.csv")
+    assert "401 rows span 99000000000 steps" in found[0]
+
+
 def test_too_few_rows_are_refused(forecast: Variant, tmp_path: Path) -> None:
     file = save(series(100), tmp_path)
     (problem,) = problems(forecast(file, status=1), file)

@@ -233,6 +233,22 @@ def test_seeds_are_trained_and_summarised(bake: Bake, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_trials_may_have_several_processes(bake: Bake, tmp_path: Path) -> None:
+    project = bake(fresh=True, project_name="ddp_trials")
+    sweeper = Sweeper(project, tmp_path)
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+    sweeper.run("--seeds", "2", "--trainer.max_epochs=1", "--trainer.logger=false", *two)
+    rows = read_results(sweeper.folder)
+    assert [row["state"] for row in rows] == ["finished", "finished"]
+    for row in rows:
+        steps = [int(each["step"]) for each in read_rows(project.path / row["run"] / "metrics.csv", "val/acc")]
+        assert steps == [9]  # 20 batches, ten for each process
+        config = yaml.safe_load((project.path / row["run"] / "config.yaml").read_text(encoding="utf-8"))
+        assert config["trainer"]["devices"] == 2
+    assert sorted(path.name for path in sweeper.folder.glob("[0-9]*")) == ["0000", "0001"]
+
+
+@pytest.mark.slow
 def test_killed_trial_ends_with_the_weights_of_an_undisturbed_one(bake: Bake, tmp_path: Path) -> None:
     project = bake(fresh=True, project_name="killed")
     write_space(project, "model.lr: {low: 0.001, high: 0.1, log: true}\nmodel.channels: [16, 32]\n")

@@ -228,9 +228,10 @@ class MyModel(LightningModule):
 
     def per_class_rows(self) -> list[dict[str, Any]]:
         """Precision, recall and F1 score of each class in the last test, and its number of test pictures as support."""
+        metrics = self.per_class.compute()
         columns: dict[str, list[Any]] = {}
-        for name, values in self.per_class.compute().items():
-            columns[name] = [round(value, 4) for value in values.tolist()]
+        for name in ("precision", "recall", "f1"):
+            columns[name] = [round(value, 4) for value in metrics[name].tolist()]
         columns["support"] = self.confusion.compute().sum(dim=1).tolist()
         rows = zip(self.hparams["class_names"], *columns.values(), strict=True)
         return [dict(zip(("class", *columns), row, strict=True)) for row in rows]

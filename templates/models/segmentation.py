@@ -195,8 +195,9 @@ class MyModel(LightningModule):
     def per_class_rows(self) -> list[dict[str, Any]]:
         """IoU, precision, recall and F1 score of each class in the last test, and its number of pixels as support."""
         metrics = self.per_class.compute()
-        support = metrics.pop("counts")[:, -1].tolist()
-        columns = {"iou": self.iou_of_classes} | {name: values.tolist() for name, values in metrics.items()}
+        support = metrics["counts"][:, -1].tolist()
+        columns = {"iou": self.iou_of_classes}
+        columns |= {name: metrics[name].tolist() for name in ("precision", "recall", "f1")}
         rows: list[dict[str, Any]] = [{"class": name} for name in self.hparams["class_names"]]
         for i, row in enumerate(rows):
             row |= {name: None if isnan(values[i]) else round(values[i], 4) for name, values in columns.items()}

@@ -178,6 +178,19 @@ def test_two_hosts_train_one_run_and_need_a_shared_folder_to_resume_it(bake: Bak
     assert any("share" in line for output in outputs for line in output.splitlines() if "error: " in line), outputs
 
 
+def test_two_hosts_with_workers_train_one_run(bake: Bake, network: list[str], tmp_path: Path) -> None:
+    bakes = [bake(fresh=True, variant="image-folder", project_name="hosts_with_workers") for _ in network]
+    hosts = [Host(project, name, rank) for rank, (project, name) in enumerate(zip(bakes, network, strict=True))]
+    data = WRITERS["image-folder"](tmp_path).flags
+    started = [host.start(*data, *SHORT, "--data.num_workers=2", "--trainer.accelerator=cpu") for host in hosts]
+    outputs = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert [len(host.project.runs()) for host in hosts] == [1, 0]
+    assert_metrics_are_those_of_one_process(hosts[0].project)
+    for host in hosts:
+        wait_until_gone(host.project.path)
+
+
 def test_number_of_processes_that_differs_from_the_launchers_is_refused(bake: Bake) -> None:
     project = bake(project_name="refused_devices")
     launched = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
