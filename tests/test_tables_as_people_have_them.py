@@ -384,7 +384,7 @@ def test_encoding_of_rows_to_predict_is_said(
     data = read(tabular, write(tmp_path, "\n".join(["a,wind,kind", *rows])))
     data.inputs = [str(write(tmp_path, "a,wind\n1,Böe\n", "new.csv", "cp1252"))]
     data.setup("predict")
-    assert "new.csv is not UTF-8 and read as cp1252" in capsys.readouterr().err
+    assert "new.csv is not UTF-8, so it is read as cp1252" in capsys.readouterr().err
     assert data.predict[0][0][1].item() == 1
 
 
@@ -466,3 +466,10 @@ def test_numbers_of_classes_that_may_begin_at_0_or_1_are_asked_about(texts: Modu
     write(tmp_path, "Ham\nSpam\nOther\n", "classes.txt")
     with pytest.raises(OSError, match="from 0 or 1"):
         read(texts, write(tmp_path, "\n".join(["label,text", *rows])))
+
+
+def test_rows_that_differ_in_an_ignored_column_only_stay_together(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{i},{i % 40},{i % 40 * 2.5},{i % 7}.5" for i in range(200)]
+    data = read(tabular, write(tmp_path, "\n".join(["id,a,b,y", *rows])), target="y", ignore=["id"])
+    values = [set(part["a"]) for part in data.splits.values()]
+    assert sum(map(len, values)) == 40 and all(values)

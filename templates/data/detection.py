@@ -35,7 +35,7 @@ MAX_LISTED = 20  # classes whose boxes are counted in the output
 AnchorSizes = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt]  # one for each network level
 Json = dict[str, Any]
 Target = dict[str, Any]
-# A picture, which is a file or (3, H, W) uint8, and its target or the columns to print before its prediction.
+# A picture (a file or a (3, H, W) uint8 tensor), and its target or, for prediction, the first columns of its rows.
 Sample = tuple[Picture | Tensor, Target]
 
 
@@ -195,7 +195,7 @@ def merge_categories(content: Json) -> dict[Any, str]:
 
 
 def find_edges(box: Json) -> list[float] | None:
-    """Left, top, right and bottom of an annotation, of its polygons if it has no bbox; None if they are no numbers."""
+    """Left, top, right and bottom of the bbox or, if there is none, of the polygons; None if they are not numbers."""
     try:
         if box.get("bbox"):
             x, y, width, height = np.array(box["bbox"], float)
@@ -289,20 +289,19 @@ class MyDataModule(LightningDataModule):
     A batch is a list of pictures (3, H, W), float32 in [0, 1], and a list of targets; see `make_target`.
 
     Args:
-        data_dir: Folder with annotations in COCO format, as annotations.json, or as train.json and optionally val.json
-            and test.json, in the folder, in annotations/ or beside the pictures in train/, val/ and test/; or with XML
-            files of Pascal VOC. If there are none for testing, 20% of the training pictures are used; if there are none
-            for validation, an eighth of the others. A relative path starts at the project's root. Null uses the
-            embedded pictures.
+        data_dir: Folder with pictures and their annotations: COCO files (annotations.json, or train.json and optionally
+            val.json and test.json) or XML files of Pascal VOC; README.md lists the layouts. Without a test split, 20%
+            of the training pictures are used for testing; without a validation split, an eighth of the remaining ones
+            for validation. A relative path starts at the project's root. Null uses the embedded pictures.
         drop_bad_boxes: Leave out boxes that lie outside of their pictures, and clip those that reach beyond the edges;
             by default both are errors, except for up to 2 pixels beyond an edge.
-        turn: Whether boxes fit pictures that are turned upright by their EXIF data; null decides by width and height
-            in the annotations.
-        min_size: Shorter side of a picture in pixels when the network sees it; null takes the median of the pictures,
-            at most 800.
-        max_size: Limit of the longer side in pixels.
-        anchor_sizes: Sides of the network's anchor boxes in pixels, in ascending order; null depends on the training
-            boxes.
+        turn: Whether to apply the EXIF orientation of a picture if the width and height in its annotations fit with
+            and without it; null makes that an error.
+        min_size: Shorter side to which the network resizes pictures, in pixels; null takes the median of the training
+            pictures, at most 800.
+        max_size: Limit of the longer side after resizing, in pixels.
+        anchor_sizes: Sides of the anchor boxes of a ResNet in pixels of the resized pictures, in ascending order; null
+            derives them from the training boxes.
         flip: Mirror half of the training pictures.
         folds: Number of folds that take the place of train and val; the test split stays.
         fold: The fold that validates, from 1 to `folds`; the others train.
@@ -439,7 +438,7 @@ class MyDataModule(LightningDataModule):
             return
         categories, splits = self.samples
         if categories != dict(zip(self.category_ids, self.class_names, strict=True)):  # those of a checkpoint
-            hint = "use the --data.data_dir of the training, or train a new model"
+            hint = "use the --data.data_dir with which the model was trained, or train a new model"
             refuse(self.data_dir, [f"its categories {categories} differ from the checkpoint's: {hint}"])
         if stage == "fit":
             rank_zero_only(print)(self.report(), flush=True)

@@ -97,7 +97,7 @@ def find_root(folder: Path) -> Path:
 
 
 def find_layout(places: set[Place]) -> str:
-    """The layout, "SPLIT/CLASS", "CLASS/SPLIT" or "CLASS"; a top-level split has class subfolders."""
+    """The layout, "SPLIT/CLASS", "CLASS/SPLIT" or "CLASS"; a top-level folder is a split only if it has subfolders."""
     deep = [place for place in places if len(place) > 1]
     if any(split_of(first) for first, *_ in deep):
         return "SPLIT/CLASS"
@@ -180,7 +180,7 @@ def list_others(folder: Path, places: dict[Path, Place]) -> list[str]:
     others = [path.name for path in paths if path.is_file() and path not in places]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        empty.append(f"{len(others)} files that are no pictures: {', '.join(others[:5])}{more}")
+        empty.append(f"{len(others)} files that are not pictures: {', '.join(others[:5])}{more}")
     return empty
 
 
@@ -201,9 +201,10 @@ class MyDataModule(LightningDataModule):
 
     Args:
         data_dir: Folder with CLASS/*, or with train/CLASS/* and optionally val/CLASS/* and test/CLASS/*; see `SPLITS`
-            for other names of splits. A missing test split gets 20% of the training pictures of each class, then a
-            missing val split an eighth of the others; copies of a file stay together. Null writes the
-            digits to data/digits. A relative path starts at the project's root.
+            in data/data_module.py for other names of splits. If there is no test split, 20% of the training pictures
+            of each class are used for it; if there is no val split, an eighth of the remaining ones. Copies of a file
+            stay together. Null writes the digits to data/digits and uses them. A relative path starts at the
+            project's root.
         image_size: Height and width in pixels to which pictures are resized, after their centre is cropped to a square.
             Null takes the median of the shorter sides of the pictures, rounded to a multiple of 32 from 32 to 224.
         folds: Number of folds that take the place of train and val; the test split stays.
@@ -330,7 +331,7 @@ class MyDataModule(LightningDataModule):
         return PictureDataset(files, [numbers[name] for name in names], size, transform)
 
     def _known_samples(self, size: int) -> PictureDataset:
-        """All samples of `predict_split`, or some of the test."""
+        """All samples of `predict_split`; at most eight test samples if it is None."""
         samples = self.samples[self.predict_split or "test"]
         files, names = zip(*samples[:: 1 if self.predict_split else -(-len(samples) // 8)], strict=True)
         inputs = [str(file.relative_to(self.data_dir)) for file in files]

@@ -87,8 +87,8 @@ class MyDataModule(LightningDataModule):
     categories (N, C), int64; and targets (N,), float32 in their own units or int64 classes.
 
     Args:
-        csv: CSV file, or folder with one for train and perhaps val and test, relative to the project's root; null uses
-            the diabetes data.
+        csv: CSV file, or folder with a file for train and optionally files for val and test; a relative path starts at
+            the project's root; null uses the diabetes data.
         target: Column to predict; null uses the last one.
         task: Kind of target; null treats text, booleans and up to 20 different whole numbers as classes.
         numeric: Columns to read as numbers even if most of their values are not numbers.
@@ -102,7 +102,7 @@ class MyDataModule(LightningDataModule):
         encoding: Encoding of the file, such as cp1252; null detects it.
         folds: Number of folds that take the place of train and val; the test split stays.
         fold: The fold that validates, from 1 to `folds`; the others train.
-        batch_size: Rows per step and device; null takes 1/32 of the training rows, but 8 to 128.
+        batch_size: Rows per step and device; null uses 1/32 of the training rows, at least 8, at most 128.
         num_workers: Processes that make batches; 0 is fastest for data in memory.
     """
 
@@ -155,7 +155,9 @@ class MyDataModule(LightningDataModule):
             self.notes.append(f"{files[split].name} is left out, as it has no column {target!r}")
             del parts[split]
         for split, part in parts.items():
-            refuse(files[split], [f"there is no column {name!r}" for name in columns if name not in part])
+            lacking = [name for name in columns if name not in part]
+            hint = f"add it, or remove it from {files['train'].name}"
+            refuse(files[split], [f"there is no column {name!r}: {hint}" for name in lacking])
             if len(files) > 1:
                 part.index = pd.Index([f"{line} of {files[split].name}" for line in part.index])
         return parts
@@ -245,8 +247,8 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def splits(self) -> dict[str, pd.DataFrame]:
-        """The rows of train, val and test, at least two each. Those for which there is no file come from train."""
-        features, classes = self.frame.drop(columns=self.target), None
+        """The rows of train, val and test, at least two each. A split without a file is taken from train."""
+        features, classes = self.frame.drop(columns=[self.target, *(self.hparams["ignore"] or [])]), None
         if self.task != "regression":
             classes = as_categories(self.frame[self.target]).tolist()
         given = np.concatenate([np.full(len(part), name) for name, part in self.parts.items()])
@@ -306,12 +308,12 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def _features(self) -> list[str]:
-        """The columns to predict from. Constant columns are left out; columns of row names or numbers are reported."""
+        """The columns to predict from. Constant columns are left out; row names and row numbers cause a warning."""
         names = []
         for name in self.frame.columns.drop([self.target, *(self.hparams["ignore"] or [])]):
             values, column = self.splits["train"][name], self.frame[name].dropna()
             if name == "column_1" and self.hparams["header"] != "none" and column.is_unique:
-                self.notes.append("the first column is left out, as it has no name and different values only")
+                self.notes.append("the first column is left out, as it has no name and all its values are different")
                 continue
             varies = values.nunique() > 1 or (values.nunique() == 1 and values.isna().any())
             if not varies:
@@ -374,7 +376,7 @@ class MyDataModule(LightningDataModule):
             return torch.tensor(frame[self.target].to_numpy(np.float32))
         codes = to_codes(frame[self.target], self.class_names)
         unknown = sorted(as_categories(frame[self.target])[codes.isna()].unique())
-        hint = f"is a value of {self.target!r}, but not in the training rows: add rows to these, or remove its rows"
+        hint = f"is a class of {self.target!r} in val or test, but not in train: add it to train, or remove its rows"
         refuse(self.file, [f"{name!r} {hint}" for name in unknown])
         return torch.tensor(codes.to_numpy(np.int64))
 

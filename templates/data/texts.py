@@ -323,7 +323,7 @@ class MyDataModule(LightningDataModule):
         return [given]
 
     def _known_samples(self) -> list[Sample]:
-        """All samples of `predict_split`, or some of the test."""
+        """All samples of `predict_split`; at most eight test samples if it is None."""
         chosen = self.splits[self.predict_split or "test"]
         if self.predict_split is None:
             chosen = chosen.sample(min(8, len(chosen)), random_state=0)

@@ -66,7 +66,8 @@ def load_pretrained(network: FasterRCNN, name: str, weights: Weights) -> None:
         else:
             pretrained = get_model(name, weights=None, weights_backbone="DEFAULT").state_dict()
     except (OSError, RuntimeError) as error:
-        raise OSError(f"cannot download weights of {name} ({error}): go online or use --model.weights null") from error
+        hint = "check the network connection, or use --model.weights null"
+        raise OSError(f"cannot download weights of {name} ({error}): {hint}") from error
     own = network.state_dict()
     prefix = "backbone.body." if weights == "backbone" else ""
     for key, value in pretrained.items():
@@ -83,12 +84,12 @@ class MyModel(LightningModule):
         category_ids: Id of each class in the annotations.
         image_size: Shorter side of a picture when the network sees it, and limit of the longer side, in pixels.
         anchor_sizes: Side in pixels of the anchor boxes of each level of the network, if it is a ResNet.
-        network: Backbone, a ResNet, or a detector; the name in torchvision.
+        network: Name in torchvision of a ResNet, which becomes the backbone of a Faster R-CNN, or of a whole detector.
         weights: Initial weights: "backbone" for a backbone trained on ImageNet, "DEFAULT" for a detector trained on
             COCO, null for random weights.
-        proposals_train: Boxes that the region proposal network passes on in training.
-        proposals_test: Boxes that it passes on otherwise.
-        boxes_per_image: Boxes of each picture that the second stage is trained with.
+        proposals_train: Number of boxes per picture that the region proposal network keeps in training.
+        proposals_test: Number of boxes per picture that the region proposal network keeps otherwise.
+        boxes_per_image: Number of boxes per picture on which the second stage is trained.
         lr: Learning rate; the highest one where a scheduler changes it.
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
@@ -101,7 +102,7 @@ class MyModel(LightningModule):
     def __init__(
         self,
         class_names: list[str],
-        category_ids: list[int],
+        category_ids: list[int | str],
         image_size: list[int],
         anchor_sizes: list[int],
         network: Network = "resnet18",

@@ -56,7 +56,8 @@ def load_pretrained(network: nn.Module, name: str, weights: Weights) -> None:
     try:
         pretrained = get_model(name, **options).state_dict()
     except (OSError, RuntimeError) as error:
-        raise OSError(f"cannot download weights of {name} ({error}): go online or use --model.weights null") from error
+        hint = "check the network connection, or use --model.weights null"
+        raise OSError(f"cannot download weights of {name} ({error}): {hint}") from error
     own = network.state_dict()
     prefix = "backbone." if weights == "backbone" else ""
     for key, value in pretrained.items():

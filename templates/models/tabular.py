@@ -99,8 +99,8 @@ class MyModel(LightningModule):
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
-        class_weights: With "balanced", the training loss of each class is multiplied by the inverse of its share of the
-            training rows; with null, all rows have the same weight.
+        class_weights: With "balanced", training rows are weighted in inverse proportion to the size of their class;
+            with null, all rows have the same weight.
         class_counts: Number of training rows of each class; empty for regression.
 
     Raises:
@@ -265,7 +265,8 @@ class Exported(nn.Module):
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
         """Numbers (N, F), float64, NaN for gaps, and categories (N, C), int64, to what `to_predictions` returns.
 
-        Category 1 is the first value of a column in the model's hyperparameter `categories`, 0 any other value.
+        The model's hyperparameter `categories` lists the values of each column: 1 is the first value, 2 the second, and
+        so on; 0 is any value that is not listed.
         """
         missing = numbers.isnan()
         scaled = ((numbers - self.mean) / self.std).masked_fill(missing, 0.0)

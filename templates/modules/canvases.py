@@ -29,12 +29,12 @@ SUFFIXES = sorted(suffix for suffix, name in Image.registered_extensions().items
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of complete files
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 CANVASES, SIDE = 400, 128  # number of embedded pictures, and their height and width in pixels
-PARTS = 20  # of the embedded pictures
+PARTS = 20  # number of groups of embedded pictures; no handwritten digit is in two of them
 Size = tuple[int, int]  # height and width in pixels
 
 
 class Picture(NamedTuple):
-    """A picture file, the size with which it is read, and whether its EXIF data turns it upright then."""
+    """A picture file, its size after reading, and whether its EXIF orientation is applied in reading."""
 
     file: Path
     size: Size
@@ -91,10 +91,11 @@ def list_pictures(folder: Path) -> list[Path]:
 def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]) -> list[Picture]:
     """List the picture files among `paths` and, sorted, in the folders among them and their subfolders.
 
-    Those for which `measure` returns why they cannot be read are left out and named in a warning.
+    Pictures that cannot be read are left out and named in a warning; for these, `measure` returns an error message.
 
     Raises:
         FileNotFoundError: A path is neither a file nor a folder, or there is no picture.
+        OSError: None of the pictures can be read.
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -146,7 +147,8 @@ def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture
         stated = f"but its annotation or mask says {size[1]} x {size[0]}"
         return f"{file} has {width} x {height} pixels, {stated}: correct one of them"
     if len(fitting) > 1 and turn is None:
-        return f"{file}: its annotations may fit the stored or the EXIF-turned picture: set --data.turn true or false"
+        hint = "set --data.turn true if the annotations were made on the upright picture, else false"
+        return f"{file}: it is not known whether its annotations need its EXIF orientation: {hint}"
     return fitting[bool(turn) and len(fitting) > 1]
 
 

@@ -32,12 +32,12 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def is_junk(name: str) -> bool:
-    """Return whether operating systems write hidden files or folders of this name."""
+    """Return whether a file or folder of this name is hidden, or written by the operating system."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
-    """List the files among `paths`, and the pictures, sorted, in the folders among them and in their subfolders.
+    """List each file in `paths`, and the pictures, sorted, in each folder in `paths` and its subfolders.
 
     Unreadable pictures in folders are left out and named in a warning; files among `paths` are always kept.
 

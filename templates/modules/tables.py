@@ -77,7 +77,7 @@ def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
         raise OSError(f"{file} is a workbook or compressed: save it as CSV")
     name = encoding or find_encoding(data)
     if not encoding and name != "utf-8":
-        notes.append(f"{file.name} is not UTF-8 and read as {name}: --data.encoding overrides this")
+        notes.append(f"{file.name} is not UTF-8, so it is read as {name}: --data.encoding overrides this")
     try:
         return data.decode(name).removeprefix("\ufeff")
     except LookupError as error:
@@ -154,7 +154,8 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields, or are read as characters if enclosing would merge lines that are complete rows.
+    Quotes enclose fields. If the option `quotes` is null, they are read as ordinary characters where enclosing fails or
+    merges lines, and each line is a complete row without it.
     """
     rows, error = parse(text, separator)
     if error and '\\"' in text:
@@ -167,7 +168,7 @@ def read_rows(
             notes.append(f"quotes in {file.name} are read as characters: --data.quotes csv overrides this")
             return literal
     hint = ", or set --data.quotes literal to read all of them as characters" if "quotes" in options else ""
-    refuse(file, [f"{error}: double the quotes within quotes{hint}"] if error else [])
+    refuse(file, [f"{error}: close each quoted field, and double each quote inside it{hint}"] if error else [])
     return rows
 
 
@@ -242,7 +243,7 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
-    """The files of a folder that have train, val or test in their names; train is needed, and one file for each."""
+    """Return the file of each split, found by its name. Train is required; a split with several files is an error."""
     files = [file for file in sorted(folder.glob("[!.]*.*")) if file.is_file()]
     forms = {split: re.compile(rf"(.*[\W_])?({names})([\W_].*)?", re.IGNORECASE) for split, names in SPLITS.items()}
     found = {split: [file for file in files if form.fullmatch(file.stem)] for split, form in forms.items()}
@@ -254,7 +255,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
 
 
 def mask_gaps(frame: pd.DataFrame, missing: Sequence[str] | None) -> pd.DataFrame:
-    """The table with NaN for the texts that stand for gaps: those of many programs, and further ones."""
+    """Return the table with NaN in place of the texts in GAPS and in `missing`, in upper or lower case."""
     gaps = GAPS.union(text.casefold() for text in missing or [])
     return frame.mask(frame.apply(lambda column: column.str.casefold().isin(gaps)))
 
@@ -333,7 +334,9 @@ def convert_numbers(frame: pd.DataFrame, forms: dict[str, str]) -> list[str]:
     for name, form in forms.items():
         numbers = to_numbers(frame[name], form)
         wrong = frame[name].notna() & ~np.isfinite(numbers)
-        kind = "a number" if form in (".", ",") else f"of the form {form}"
+        kind = f"a date of the form {form}"
+        if form[0] in ".,":
+            kind = f"a number with {form[1:]}" if form[1:] else "a number"
         problems += [f"line {line}: {name!r} is '{frame[name][line]}', not {kind}" for line in frame.index[wrong]]
         if wrong.sum() > 1 and frame[name][wrong].nunique() == 1:
             problems.append(f"if this stands for a gap, set --data.missing+={frame[name][wrong].iloc[0]}")

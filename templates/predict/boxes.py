@@ -65,7 +65,7 @@ def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def draw_rows(rows: list[dict[str, Any]], pictures: Any, folder: Path) -> None:
-    """Write each predicted picture with its boxes as a PNG file with the name of its input.
+    """Write each predicted picture with its boxes as a PNG file, such as 0000-NAME.png for the first input NAME.jpg.
 
     Args:
         rows: Predicted boxes.

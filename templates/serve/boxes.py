@@ -25,7 +25,7 @@ class Prediction(BaseModel):
 
     input: str = Field(description="Name of the file.")
     image_id: int | str
-    category_id: int
+    category_id: int | str
     class_: str = Field(alias="class")
     bbox: list[float] = Field(description="Left, top, width and height in pixels.", min_length=4, max_length=4)
     score: float = Field(ge=0, le=1)

@@ -22,7 +22,7 @@ def check_fold(folds: int | None, fold: int | None) -> None:
 
 
 def deal(groups: np.ndarray, classes: np.ndarray, parts: int) -> np.ndarray:
-    """Deal groups to parts, stratified by class; return the part of each sample, -1 if its class has one group."""
+    """Assign groups to parts, stratified by class; return each sample's part, -1 if its class has only one group."""
     order = np.argsort(classes, kind="stable")  # a group of several classes counts for the first one
     _, first, group_of = np.unique(groups[order], return_index=True, return_inverse=True)
     class_of = classes[order][first]
@@ -54,7 +54,8 @@ def make_splits(
         groups: N values; samples with equal values stay together.
         classes: N classes, of which all splits get about equal shares; None if there are none.
         given: The split of each of N samples; None stands for train. If val or test is missing, it is taken from train.
-        parts: The number of equal parts of train, one of which becomes val or test.
+        parts: For test and for val: if this split is missing, the number of equal parts into which train is divided;
+            one of them becomes the split.
         folds: Number of folds that take the place of train and val.
         fold: The fold that validates, from 1; the others train.
 
@@ -74,6 +75,6 @@ def make_splits(
         rows = np.flatnonzero(split != "test")
         part = deal(group[rows], label[rows], folds)
         if (most := part.max(initial=0) + 1) < folds:
-            raise MisconfigurationException(f"--data.folds {folds}: there are samples for {most} folds at most")
+            raise MisconfigurationException(f"--data.folds {folds} is too high: use at most {most}, or add samples")
         split[rows] = np.where(part == fold - 1, "val", "train")
     return split

@@ -61,7 +61,10 @@ def main(args: list[str] | None = None) -> None:
     try:
         difference = export(module.eval(), form, unchecked, example)
         if not difference < 1e-3:
-            raise OSError(f"{output} is not written: its outputs differ from the checkpoint's by {difference:.1e}")
+            raise OSError(
+                f"{output} is not written: its outputs differ from the checkpoint's by {difference:.1e}:"
+                " use another --format"
+            )
         unchecked.replace(output)
     finally:
         unchecked.unlink(missing_ok=True)

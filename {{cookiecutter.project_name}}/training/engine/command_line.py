@@ -173,7 +173,7 @@ class ProjectCLI(LightningCLI):
             raise misfit(file, error) from error
 
     def run(self, method: Callable[..., Any], checkpoint: Path | None, **options: Any) -> Any:
-        """Seed all random numbers, then call `fit`, `test`, `validate` or `predict` of a trainer.
+        """Seed all random number generators, then call `fit`, `test`, `validate` or `predict` of a trainer.
 
         With the same seed, `setup` splits data in the same way in every command.
         """

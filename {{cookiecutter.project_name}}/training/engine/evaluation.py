@@ -62,8 +62,11 @@ class CheckpointCLI(ProjectCLI):
         for name, expected in weights.items():
             shape = getattr(saved.get(name), "shape", expected.shape)
             if shape != expected.shape:
-                shapes = f"{tuple(shape)}, not {tuple(expected.shape)}"
-                raise OSError(f"{self.ckpt_path} does not fit the project: {name} has the shape {shapes}")
+                shapes = f"{tuple(shape)} in the checkpoint, but {tuple(expected.shape)} in the model"
+                raise OSError(
+                    f"{self.ckpt_path} does not fit the project: {name} has the shape {shapes}: use the code and"
+                    " settings that it was trained with, or another checkpoint"
+                )
         try:
             return self._model_class(**arguments)
         except OSError:
@@ -140,7 +143,7 @@ def evaluate(cli: ProjectCLI, trainer: Trainer, split: str, checkpoint: Path | N
     results = cli.run(trainer.test if split == "test" else trainer.validate, checkpoint, verbose=False)
     metrics = {name: value for result in results for name, value in result.items()}
     if wrong := [name for name, value in metrics.items() if isnan(value)]:
-        warn(f"NaN: {', '.join(wrong)}")
+        warn(f"these metrics are NaN: {', '.join(wrong)}; check the {split} data and the metrics of the model")
     return metrics
 
 
@@ -150,7 +153,8 @@ def predict(cli: CheckpointCLI, inputs: list[str]) -> list[Any]:
     if hasattr(data, "inputs"):
         data.inputs = inputs
     elif inputs:
-        cli.parser.error(f"INPUT needs {type(data).__name__}.inputs, which predict_dataloader reads")
+        name = type(data).__name__
+        cli.parser.error(f"{name} takes no INPUT: give it an attribute `inputs`, and read it in predict_dataloader")
     own_loader = is_overridden("predict_dataloader", data)
     if not own_loader:
         split = "test" if is_overridden("test_dataloader", data) else "val"

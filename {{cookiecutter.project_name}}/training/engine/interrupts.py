@@ -36,7 +36,7 @@ def is_first_process() -> bool:
 
 
 class Interrupts:
-    """Remembers SIGINT, SIGTERM and, under SLURM, SIGUSR1 until the training loop acts on them.
+    """Record of SIGINT, SIGTERM and, under SLURM, SIGUSR1, kept until the training loop acts on them.
 
     Outside of the loop, and at the second signal, the process exits at once with status 128 plus the signal's number.
     DataLoader workers also receive signals to the process group. They ignore the first one, because the main process

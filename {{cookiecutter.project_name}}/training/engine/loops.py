@@ -116,7 +116,7 @@ class EpochLoop(_TrainingEpochLoop):
                 raise FloatingPointError(next(filter(None, gather(self.trainer, self.wrong_loss))))
             self.rhythm.restart(self.trainer)
         if complete or half_done:
-            return  # the complete epoch is saved next, or a checkpoint would lack gradients
+            return  # FitLoop saves a complete epoch; within accumulation, a checkpoint would lack the gradients
         if self.checkpoints.validated:
             self.checkpoints.keep_best(self.trainer)
         if interrupted or due or self.done:

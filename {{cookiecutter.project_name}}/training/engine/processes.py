@@ -37,12 +37,12 @@ def agree(trainer: Trainer, *flags: bool) -> list[bool]:
 
 
 class Rhythm:
-    """The steps after which several processes agree: about once a second, after the same steps in each process.
+    """The steps after which processes exchange flags with `agree`: about once a second, the same steps in each process.
 
-    An agreement waits for all processes and their devices, which can take longer than a step.
+    The exchange waits for all processes and their devices, which can take longer than a step.
     """
 
-    LONGEST = 50  # steps between two agreements, should the steps become slower
+    LONGEST = 50  # most steps between two exchanges, in case the steps become slower
 
     def __init__(self) -> None:
         self.steps, self.interval, self.begun = 0, 1, time.monotonic()
@@ -94,7 +94,7 @@ def follow_launcher(config: Namespace, parser: LightningArgumentParser) -> None:
         nodes = int(os.environ.get("SLURM_NNODES", "1")) if total == local else processes // int(os.environ[local])
         if str(config.devices) not in ("auto", "1", str(processes // nodes)):
             here = f"the launcher started {processes // nodes} processes on this machine"
-            parser.error(f"trainer.devices is {config.devices}, but {here}: remove the setting")
+            parser.error(f"trainer.devices {config.devices} does not fit, {here}: remove the setting")
         config.devices, config.num_nodes = processes // nodes, nodes
         if total == local:  # Lightning requires it, but SLURM sets it only for its own flag
             os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(processes // nodes))

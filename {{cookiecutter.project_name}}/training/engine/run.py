@@ -102,9 +102,9 @@ class RunCLI(ProjectCLI):
             mixed = config.precision.replace("true", "mixed")
             self.parser.error(f"trainer.precision {config.precision} computes metrics in 16 bits; use {mixed}")
         if config.enable_checkpointing is False:
-            self.parser.error("trainer.enable_checkpointing false: a run always saves checkpoints")
+            self.parser.error("trainer.enable_checkpointing must be true, as a run saves checkpoints: remove it")
         if config.default_root_dir:
-            self.parser.error("trainer.default_root_dir: a run writes to its own folder in logs/")
+            self.parser.error("trainer.default_root_dir must be null, as a run writes to logs/: remove it")
         if any(word in str(config.strategy) for word in ("spawn", "fork", "notebook")):
             self.parser.error(f"trainer.strategy {config.strategy} is not supported: use ddp")
         if config.fast_dev_run:

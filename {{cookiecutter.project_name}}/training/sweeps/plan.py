@@ -57,7 +57,7 @@ def as_distribution(given: Any) -> BaseDistribution:
 
 
 def read_space(check: Callable[[list[str]], Any]) -> Space:
-    """Read `configs/sweep.yaml`; exit with status 2 if it holds something else than settings and their values.
+    """Read `configs/sweep.yaml`; exit with status 2 if it holds anything but settings and their values.
 
     Args:
         check: Exits with status 2 if train.py refuses flags; called for every value of a list and both ends of a range.
@@ -160,7 +160,7 @@ def make_plan(options: argparse.Namespace, flags: list[str]) -> Plan:
     if not config["monitor"]:
         refuse("--monitor null: a sweep compares trials by a metric, such as --monitor val/loss")
     if config["trainer"]["fast_dev_run"]:
-        refuse("--trainer.fast_dev_run: a sweep needs runs; use --trainer.max_epochs 1")
+        refuse("--trainer.fast_dev_run saves no runs to compare: use --trainer.max_epochs 1 instead")
     direction = StudyDirection.MAXIMIZE if config["monitor_mode"] == "max" else StudyDirection.MINIMIZE
     space: Space = {SEED: IntDistribution(0, 2**32 - 1)}
     grid: list[dict[str, Any]] = [{SEED: seed} for seed in range(options.seeds or 0)]

@@ -40,8 +40,8 @@ class Job:
         reported: Epochs whose metric the study knows.
         signals: Number of signals that were passed on.
         pruned: Whether the process was told to end because other trials are better.
-        retried: Whether the trial was started a second time, as the first process ended because a process of a killed
-            sweep was still using the run.
+        retried: Whether the trial was started a second time. This is done once, if the first process could not lock the
+            run because a process of a killed sweep still used it.
     """
 
     number: int
