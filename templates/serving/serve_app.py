@@ -65,9 +65,8 @@ class Limits:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
         elif self.running >= self.count:
-            await self._refuse(
-                503, f"{self.count} requests are already running or waiting: try again later", scope, receive, send
-            )
+            reason = f"the limit of {self.count} running or waiting requests is reached: try again later"
+            await self._refuse(503, reason, scope, receive, send)
         elif int(dict(scope["headers"]).get(b"content-length", 0)) > self.size:
             await self._refuse(413, self._too_large(), scope, receive, send)
         else:
