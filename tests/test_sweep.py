@@ -244,7 +244,7 @@ def test_trials_may_have_several_processes(bake: Bake, tmp_path: Path) -> None:
         steps = [int(each["step"]) for each in read_rows(project.path / row["run"] / "metrics.csv", "val/acc")]
         assert steps == [9]  # 20 batches, ten for each process
         config = yaml.safe_load((project.path / row["run"] / "config.yaml").read_text(encoding="utf-8"))
-        assert config["trainer"]["devices"] == 2
+        assert int(config["trainer"]["devices"]) == 2
     assert sorted(path.name for path in sweeper.folder.glob("[0-9]*")) == ["0000", "0001"]
 
 
