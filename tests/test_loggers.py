@@ -18,6 +18,7 @@ ALWAYS = [
     "confusion_matrix.png",
     "learning_curves.png",
     "metrics.csv",
+    "per_class.csv",
     "report.html",
     "run.json",
     "test_metrics.json",
@@ -38,7 +39,7 @@ def logged_by_wandb(folder: Path) -> dict[str, float]:
     """Read the protobuf strings of a run file: a key, the tag and length of its value, and the value as JSON."""
     (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")
     content = file.read_bytes()
-    found = re.finditer(rb"((?:train|val|test)/(?:acc|loss|lr))\x82\x01(.)", content, flags=re.DOTALL)
+    found = re.finditer(rb"((?:train|val|test)/(?:balanced_acc|acc|f1|loss|lr))\x82\x01(.)", content, flags=re.DOTALL)
     return {each[1].decode(): json.loads(content[each.end() : each.end() + each[2][0]]) for each in found}
 
 
@@ -66,7 +67,8 @@ def test_logger_gets_what_the_csv_file_gets(bake: Bake, logger: str) -> None:
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     last = {key: float(row[key]) for row in rows for key in row if "/" in key and row[key]}
-    assert set(last) == {"train/loss", "train/lr", "val/loss", "val/acc", "test/loss", "test/acc"}
+    tested = {f"test/{name}" for name in ("loss", "acc", "balanced_acc", "f1")}
+    assert set(last) == {"train/loss", "train/lr", "val/loss", "val/acc"} | tested
     if logger in READERS:
         logged = READERS[logger](folder)
         assert {key: logged[key] for key in last} == pytest.approx(last, abs=1e-6)
