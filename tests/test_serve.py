@@ -20,6 +20,7 @@ from typing import Any
 
 import forked
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -346,12 +347,37 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+def read_picture(url: str) -> Image.Image:
+    """The picture in a data URL."""
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+
+
+def check_drawing(canvas: Image.Image, picture: Image.Image, predictions: list[dict[str, Any]]) -> None:
+    """Assert that a canvas shows a picture with the predicted boxes or mask on it, and nothing else."""
+    scale = canvas.width // picture.width
+    plain = picture.convert("RGB").resize(canvas.size, Image.Resampling.NEAREST)
+    changed = (np.asarray(canvas.convert("RGB")) != np.asarray(plain)).any(-1)
+    inside = np.zeros_like(changed)
+    for row in predictions:
+        if row.get("mask"):
+            mask = read_picture(row["mask"]).convert("RGBA").resize(canvas.size, Image.Resampling.NEAREST)
+            inside |= np.asarray(mask)[..., 3] > 0
+        elif "bbox" in row and row["score"] >= 0.5:
+            left, top, width, height = (each * scale for each in row["bbox"])
+            x, y = int(left + width / 2), int(top + height)
+            assert changed[max(y - 2, 0) : y + 2, min(x, canvas.width - 1)].any(), row
+            inside[max(int(top) - 22, 0) : y + 4, max(int(left) - 4, 0) : int(left + max(width, 200)) + 4] = True
+    assert changed.any() == inside.any()
+    assert not changed[~inside].any()
+
+
 @by(["digits-cnn", "detection", "segmentation", "text-transformer", "tabular", "forecast"])
 def test_page_shows_predictions(bake: Bake, train: Train, browser: Any, variant: str, tmp_path: Path) -> None:
     kind, best = KINDS[variant], train(variant).best
     request, good, _ = make_inputs(kind, tmp_path)
     with serving(bake(variant=variant, serving="fastapi"), best, tmp_path) as server:
-        page, errors = browser.new_page(), []
+        page, errors, requested = browser.new_page(), [], []
+        page.on("request", lambda request: requested.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.goto(server.url)
@@ -373,9 +399,13 @@ def test_page_shows_predictions(bake: Bake, train: Train, browser: Any, variant:
             if name in ("class", "classes", "column") and kind not in ("texts", "rows"):
                 assert value in shown
         if kind in ("boxes", "masks"):
-            pixels = "canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.buffer"
-            assert page.eval_on_selector("canvas", f"canvas => new Set(new Uint32Array({pixels})).size") > 50
+            url = page.eval_on_selector("canvas", "canvas => canvas.toDataURL()")
+            check_drawing(read_picture(url), Image.open(good[0]), answer.json()["results"][0]["predictions"])
         page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+        page.goto(f"{server.url}/docs")
+        page.click("text=/predict")
+        page.wait_for_selector("text=No input can be read.")
         assert errors == []
+        assert all(url.startswith((server.url, "data:", "blob:")) for url in requested), requested
         page.close()
         assert server.stop() == 143

@@ -18,6 +18,7 @@ from training.engine.interrupts import Interrupts, run_command
 
 PACKAGES = {
     "fastapi": "fastapi>=0.115,<1",
+    "fastapi_offline": "fastapi-offline>=1.7,<2",
     "uvicorn": "uvicorn>=0.30,<1",
     "multipart": "python-multipart>=0.0.18,<1",
     "pydantic": "pydantic>=2.9,<3",

@@ -14,6 +14,7 @@ from anyio import move_on_after
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field, create_model
 
 from training.engine.evaluation import CheckpointCLI, predict
@@ -166,7 +167,7 @@ def make_app(cli: CheckpointCLI) -> FastAPI:
     )
     predictor, pool = Predictor(cli), ThreadPoolExecutor(1)  # one request at a time uses the model
     read_uploads, answer, config = make_reader(cli.datamodule), answer_type(prediction_type(cli.model)), cli.config
-    app = FastAPI(title=f"Predictions of {health.checkpoint}")
+    app = FastAPIOffline(title=f"Predictions of {health.checkpoint}", redoc_url=None)
     size = int(config.max_megabytes * 1e6)
     app.add_middleware(Limits, size=size, count=config.max_requests, seconds=config.timeout)
 

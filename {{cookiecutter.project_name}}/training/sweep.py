@@ -112,7 +112,10 @@ def conclude(sweep: Sweep, again: str) -> None:
         best = sweep.study.best_trial
         if FOLD in best.params:
             show_out_of_fold(sweep.study, sweep.plan.folder, sweep.plan.total)
-        print(f"best run: {best.user_attrs['run']}\nto train it again: {sweep.plan.command(best.params)}")
+            flags = [flag for flag in sweep.plan.flags if not flag.startswith("--data.folds=")]
+            print(f"to train on the usual splits: {shlex.join(['python', 'training/train.py', *flags])}")
+        else:
+            print(f"best run: {best.user_attrs['run']}\nto train it again: {sweep.plan.command(best.params)}")
     if sweep.interrupted:
         sys.exit(f"error: {sweep.interrupted} trials ended early; resume them with: {again}")
     if TrialState.RUNNING in states:

@@ -106,7 +106,6 @@ class ProjectCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             save_config_callback=None,
-            seed_everything_default=0,
             parser_kwargs={"description": description, "usage": "%(prog)s [--OPTION VALUE ...]"},
             parser_class=Parser,
             args=args,
@@ -124,6 +123,10 @@ class ProjectCLI(LightningCLI):
         if not 0 <= self.config.seed_everything < 2**32:
             self.parser.error(f"seed_everything {self.config.seed_everything} is not between 0 and {2**32 - 1}")
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        help_ = "Seed of all random numbers; null chooses one at random, which config.yaml records."
+        parser.add_argument("--seed_everything", type=bool | int | None, default=0, help=help_)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         self.add_options(parser)
