@@ -216,16 +216,19 @@ def draw_examples(examples: list[Example], names: list[str]) -> Figure:
     """Draw pictures with true and predicted boxes."""
     figure = Figure(figsize=(12, 8.5), layout="constrained")
     axes = figure.subplots(2, EXAMPLES // 2)
-    figure.suptitle(f"green: true boxes, red: predicted boxes with a score of at least {DRAWN_SCORE}")
+    figure.suptitle(f"blue, dashed: true boxes; orange: predicted boxes with a score of at least {DRAWN_SCORE}")
     for axis in axes.flat:
         axis.axis("off")
     for axis, (image, target, output) in zip(axes.flat, examples, strict=False):
         axis.imshow(image.permute(1, 2, 0))
         likely = output["scores"] >= DRAWN_SCORE
-        truth = (target["boxes"], target["labels"], "lime")
-        for boxes, labels, color in (truth, (output["boxes"][likely], output["labels"][likely], "red")):
+        truth = (target["boxes"], target["labels"], "deepskyblue", "--")
+        predicted = (output["boxes"][likely], output["labels"][likely], "orange", "-")
+        for boxes, labels, color, style in (truth, predicted):
             for (left, top, right, bottom), label in zip(boxes.tolist(), labels.tolist(), strict=True):
-                axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color))
-                y, anchor = (bottom, "top") if color == "lime" else (top, "bottom")
-                axis.text(left, y, names[label - 1], color=color, va=anchor, fontsize=9, parse_math=False)
+                size = (right - left, bottom - top)
+                axis.add_patch(Rectangle((left, top), *size, fill=False, color=color, linestyle=style, linewidth=1.5))
+                y, anchor = (bottom, "top") if style == "--" else (top, "bottom")
+                label_box = {"facecolor": color, "edgecolor": "none", "pad": 1}
+                axis.text(left, y, names[label - 1], va=anchor, fontsize=8, bbox=label_box, parse_math=False)
     return figure

@@ -169,14 +169,17 @@ class MyModel(LightningModule):
 
 
 def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
-    """Draw a confusion matrix, given as one row for each true class."""
-    size = min(4 + 0.4 * len(names), 24)
+    """Draw a confusion matrix, given as one row for each true class. Above 50 classes, colours replace the counts."""
+    large = len(names) > 50
+    size = 10 if large else 4 + 0.4 * len(names)
     figure = Figure(figsize=(size, size), layout="constrained")
     axis = figure.subplots()
-    axis.imshow(counts, cmap="Blues")
-    axis.set(xlabel="predicted class", ylabel="true class")
-    if len(names) > 50:
-        return figure  # no room for text
+    image = axis.imshow(counts, cmap="Blues")
+    axis.set(xlabel="predicted class", ylabel="true class", title="Number of test samples")
+    if large:
+        figure.colorbar(image, shrink=0.8)
+        axis.set_title("Number of test samples; classes are numbered as in per_class.csv, from 0")
+        return figure
     axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
     axis.set_yticks(range(len(names)), names, parse_math=False)
     middle = max(map(max, counts)) / 2

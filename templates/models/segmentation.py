@@ -214,20 +214,25 @@ class MyModel(LightningModule):
 
 
 def draw_examples(examples: list[Example], names: list[str]) -> Figure:
-    """Draw pictures, each beside its mask and the prediction. Pixels without a class are white."""
-    colours = colormaps["tab20" if len(names) <= 20 else "nipy_spectral"].resampled(len(names))
+    """Draw pictures, each beside its mask and the prediction, with the names of the classes that occur in them.
+
+    Pixels without a class are white.
+    """
+    shown = sorted({int(i) for _, *masks in examples for mask in masks for i in mask.unique() if i != IGNORED})
+    colours = colormaps["tab20" if len(shown) <= 20 else "nipy_spectral"].resampled(len(shown))
     figure = Figure(figsize=(9, 3 * len(examples)), layout="constrained")
     axes = figure.subplots(len(examples), 3, squeeze=False)
     for row, (image, truth, prediction) in zip(axes, examples, strict=True):
         row[0].imshow(image.permute(1, 2, 0))
         for axis, mask in zip(row[1:], (truth, prediction), strict=True):
-            shown = torch.where(truth == IGNORED, torch.nan, mask.float())
-            axis.imshow(shown, cmap=colours, vmin=-0.5, vmax=len(names) - 0.5)
+            indices = torch.searchsorted(torch.tensor(shown), mask.contiguous()).float()
+            indices[truth == IGNORED] = torch.nan
+            axis.imshow(indices, cmap=colours, vmin=-0.5, vmax=len(shown) - 0.5)
         for axis, title in zip(row, ("picture", "truth", "prediction"), strict=True):
             axis.set_title(title)
             axis.axis("off")
-    patches = [Patch(color=colours(i)) for i in range(len(names))]
-    legend = figure.legend(patches, names, loc="outside lower center", ncols=min(len(names), 6))
+    patches = [Patch(color=colours(i)) for i in range(len(shown))]
+    legend = figure.legend(patches, [names[i] for i in shown], loc="outside lower center", ncols=min(len(shown), 5))
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure
