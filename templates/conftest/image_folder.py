@@ -1,4 +1,4 @@
-"""The data that the tests use."""
+"""Command-line flags that the tests use."""
 
 from pathlib import Path
 

@@ -304,7 +304,7 @@ class MyDataModule(LightningDataModule):
             derives them from the training boxes.
         flip: Mirror half of the training pictures.
         folds: Number of folds that take the place of train and val; the test split stays.
-        fold: The fold that validates, from 1 to `folds`; the others train.
+        fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Pictures per step and device in training. Validation, test and prediction use batches of one
             picture, because padding to the largest picture of a batch changes the network's outputs a little.
         num_workers: Processes that read pictures; with 0, the main process does. Use more for photographs on a GPU.

@@ -208,7 +208,7 @@ class MyDataModule(LightningDataModule):
         image_size: Height and width in pixels to which pictures are resized, after their centre is cropped to a square.
             Null takes the median of the shorter sides of the pictures, rounded to a multiple of 32 from 32 to 224.
         folds: Number of folds that take the place of train and val; the test split stays.
-        fold: The fold that validates, from 1 to `folds`; the others train.
+        fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Samples per step and device.
         flip: Whether to mirror half of the training pictures at random; right for most photographs, wrong where left
             and right matter, as in digits.

@@ -61,7 +61,7 @@ def warn(message: str) -> None:
 
 
 def as_categories(column: pd.Series) -> pd.Series:
-    """The values as text: gaps become a category, whole numbers lose their fraction, booleans get one spelling."""
+    """Return the values as text: gaps become a category, 2.0 becomes "2", and "TRUE" and "true" become equal."""
     if is_numeric_dtype(column) and (column.dropna() % 1 == 0).all():
         column = column.astype("Int64")
     texts = column.astype(object).where(column.notna(), MISSING).astype(str)
@@ -91,7 +91,7 @@ class MyDataModule(LightningDataModule):
             the project's root; null uses the diabetes data.
         target: Column to predict; null uses the last one.
         task: Kind of target; null treats text, booleans and up to 20 different whole numbers as classes.
-        numeric: Columns to read as numbers even if most of their values are not numbers.
+        numeric: Columns to read as numbers in any case; values that are neither numbers nor gaps are errors.
         categorical: Columns to read as categories even if their values are numbers.
         ignore: Columns to leave out.
         missing: Further values that stand for gaps, such as -999.
@@ -101,7 +101,7 @@ class MyDataModule(LightningDataModule):
         separator: Character between fields, or the word "tab" or "blank" (space); null detects it.
         encoding: Encoding of the file, such as cp1252; null detects it.
         folds: Number of folds that take the place of train and val; the test split stays.
-        fold: The fold that validates, from 1 to `folds`; the others train.
+        fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Rows per step and device; null uses 1/32 of the training rows, at least 8, at most 128.
         num_workers: Processes that make batches; 0 is fastest for data in memory.
     """
@@ -189,7 +189,8 @@ class MyDataModule(LightningDataModule):
             if len(formats) == 1:
                 forms[name] = formats[0]
             elif formats:
-                warn(f"dates in {name!r} are categories, as they could be {' or '.join(formats)}")
+                hint = "write them as YYYY-MM-DD to use them as dates"
+                warn(f"dates in {name!r} are read as categories, as they could be {' or '.join(formats)}: {hint}")
         return forms
 
     @cached_property
@@ -404,7 +405,8 @@ class MyDataModule(LightningDataModule):
         used = [*self.numbers, *self.categories]
         texts = read_json_rows(file, self.forms) if file.suffix.lower() == ".json" else self._read(file, used)
         missing = [name for name in used if name not in texts]
-        refuse(file, [f"there is no column {name!r}" for name in missing])
+        hint = "add it, with gaps where its values are unknown"
+        refuse(file, [f"there is no column {name!r}, which the model uses: {hint}" for name in missing])
         frame = mask_gaps(texts, self.hparams["missing"])
         if self.target in texts and self.target not in self.forms:
             frame[self.target] = texts[self.target]

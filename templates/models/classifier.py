@@ -28,7 +28,7 @@ from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
 Batch = tuple[Tensor, Tensor]  # pictures (N, 3, H, W), float32 in [0, 1], and classes (N,), int64
 Example = tuple[Tensor, int, int]  # picture (3, H, W), true class and predicted class
-EXAMPLES = 32  # test samples that are drawn; up to half of them misclassified
+EXAMPLES = 32  # test samples shown in the figure; misclassified ones fill at most half of it
 
 
 class ClassifierName(str):

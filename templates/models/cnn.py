@@ -23,7 +23,7 @@ from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
 Batch = tuple[Tensor, Tensor]  # pictures (N, C, H, W), float32 in [0, 1], and classes (N,), int64
 Example = tuple[Tensor, int, int]  # picture (C, H, W), true class and predicted class
-EXAMPLES = 32  # test samples that are drawn; up to half of them misclassified
+EXAMPLES = 32  # test samples shown in the figure; misclassified ones fill at most half of it
 
 
 class MyModel(LightningModule):

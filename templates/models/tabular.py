@@ -45,7 +45,7 @@ def make_metrics(task: str, num_classes: int) -> dict[str, Metric]:
 
 
 class MLP(nn.Module):
-    """A multilayer perceptron with a linear layer in parallel, so that on few rows it is as good as a linear model.
+    """A multilayer perceptron with a linear layer in parallel, which fits linear relations even on few rows.
 
     Args:
         num_numbers: Number of columns of numbers, indicators of gaps included.
@@ -154,7 +154,7 @@ class MyModel(LightningModule):
         self.metrics: dict[str, Metric] = nn.ModuleDict(make_metrics(task, len(class_names)))  # type: ignore[assignment]
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
-        """Scaled numbers (N, F), float32, and categories (N, C), int64, to logits or scaled targets.
+        """Convert scaled numbers (N, F), float32, and categories (N, C), int64, to logits or scaled targets.
 
         The output is (N, num_classes) for more than two classes and (N,) otherwise.
         """

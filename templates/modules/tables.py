@@ -154,8 +154,8 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields. If the option `quotes` is null, they are read as ordinary characters where enclosing fails or
-    merges lines, and each line is a complete row without it.
+    Quotes enclose fields, unless the option `quotes` is "literal". If it is null, quotes are read as ordinary
+    characters if a quoted field is invalid or, between tabs, spans lines, and all lines then have equally many fields.
     """
     rows, error = parse(text, separator)
     if error and '\\"' in text:
@@ -175,8 +175,8 @@ def read_rows(
 def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     """Return whether the first row, `names`, looks like data rather than the names of columns.
 
-    It does if it has numbers in columns of numbers, unless they just count 0, 1, 2, ... or 1, 2, 3, ..., or if at least
-    half of its values occur again in the same column.
+    It does if at least half of its values occur again in the same column. It also does if it has numbers in columns of
+    numbers, except column numbers such as 0, 1, 2 or 1, 2, 3.
     """
     numbers, repeated = [], 0
     for name, *values in zip(names, *list(rows)[:1000], strict=False):
@@ -201,7 +201,7 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
 
     Args:
         file: Text file.
-        notes: Gets a sentence for each decision that the file leaves open.
+        notes: List to which a sentence is appended for each guess, such as the detected separator.
         named: Columns that options name; a first row with one of them is a header.
         options: Values of encoding, separator and header, and perhaps of quotes.
 
@@ -237,7 +237,9 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     rows = {line: row if any(row[len(names) :]) else row[: len(names)] for line, row in rows.items()}
     wrong = [(line, len(row)) for line, row in rows.items() if len(row) != len(names)]
     where = "the first row" if header == "none" else "the header"
-    refuse(file, [f"line {line}: {count} fields, but {where} has {len(names)}" for line, count in wrong])
+    problems = [f"line {line}: {count} fields, but {where} has {len(names)}" for line, count in wrong]
+    hint = "quote fields that contain the separator, or set another --data.separator"
+    refuse(file, [f"rows have different numbers of fields: {hint}", *problems] if problems else [])
     frame = pd.DataFrame(list(rows.values()), index=list(rows), columns=names, dtype=object)
     return frame.loc[:, [not name.startswith("column_") or frame[name].str.strip().any() for name in names]]
 
@@ -279,7 +281,7 @@ def find_formats(texts: pd.Series) -> list[str]:
 
 
 def to_numbers(texts: pd.Series, form: str) -> pd.Series:
-    """Convert texts (N,), NaN for gaps, to float64 (N,), with NaN for gaps and what does not have the form.
+    """Convert texts (N,) to float64 (N,); gaps, given as NaN, and texts that do not have the form become NaN.
 
     A form is a decimal sign and a unit, such as "." or ",€"; or a format of dates, which become days since 1970.
     """
@@ -302,9 +304,9 @@ def to_numbers(texts: pd.Series, form: str) -> pd.Series:
 
 
 def find_forms(source: Path, frame: pd.DataFrame, decimal: str | None, forced: Collection[str] = ()) -> dict[str, str]:
-    """The forms of columns in which nine of ten texts are numbers, or that are forced to be; see `to_numbers`.
+    """Return the form of each column that is in `forced` or in which nine of ten texts are numbers; see `to_numbers`.
 
-    Without a decimal sign, the one that gives more numbers is used; if both give as many, commas are refused.
+    If `decimal` is None, the sign that reads more numbers is used; if both signs remain possible, commas are an error.
     """
     known = {str(name): texts.dropna() for name, texts in frame.items()}
     joined = {name: "\n".join(texts) for name, texts in known.items()}
@@ -337,8 +339,9 @@ def convert_numbers(frame: pd.DataFrame, forms: dict[str, str]) -> list[str]:
         kind = f"a date of the form {form}"
         if form[0] in ".,":
             kind = f"a number with {form[1:]}" if form[1:] else "a number"
+        if wrong.sum() > 1:
+            hint = f"correct them or, if they stand for gaps, set --data.missing+='{frame[name][wrong].mode()[0]}'"
+            problems.append(f"{wrong.sum()} values of {name!r} are not {kind}: {hint}")
         problems += [f"line {line}: {name!r} is '{frame[name][line]}', not {kind}" for line in frame.index[wrong]]
-        if wrong.sum() > 1 and frame[name][wrong].nunique() == 1:
-            problems.append(f"if this stands for a gap, set --data.missing+={frame[name][wrong].iloc[0]}")
         frame[name] = numbers
     return problems

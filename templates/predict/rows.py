@@ -22,7 +22,8 @@ class PredictCLI(CheckpointCLI):
     description = "Print what a checkpoint predicts, or the average of several: --ckpt_path A.ckpt B.ckpt C.ckpt."
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("inputs", nargs="*", default=[], help="Inputs; by default a few test samples.")
+        help_ = "Files or texts to predict, as shown in README.md; by default a few test samples."
+        parser.add_argument("inputs", nargs="*", default=[], help=help_)
         formats = Literal["table", "json", "csv"]
         parser.add_argument("--format", type=formats, default="table", help="Format of the output.")
 

@@ -18,7 +18,7 @@ def check_fold(folds: int | None, fold: int | None) -> None:
     if fold and not folds:
         raise MisconfigurationException(f"--data.fold {fold} needs --data.folds, the number of folds")
     if folds and not 0 < (fold or 0) <= folds:
-        raise MisconfigurationException(f"--data.folds {folds} needs --data.fold, a number from 1 to {folds}")
+        raise MisconfigurationException(f"--data.fold is {fold or 'missing'}: set it to a number from 1 to {folds}")
 
 
 def deal(groups: np.ndarray, classes: np.ndarray, parts: int) -> np.ndarray:
@@ -52,12 +52,11 @@ def make_splits(
 
     Args:
         groups: N values; samples with equal values stay together.
-        classes: N classes, of which all splits get about equal shares; None if there are none.
-        given: The split of each of N samples; None stands for train. If val or test is missing, it is taken from train.
-        parts: For test and for val: if this split is missing, the number of equal parts into which train is divided;
-            one of them becomes the split.
-        folds: Number of folds that take the place of train and val.
-        fold: The fold that validates, from 1; the others train.
+        classes: N classes, whose proportions are about the same in all splits; None if there are none.
+        given: The split of each of N samples, None for train alone. A missing val or test is taken from train.
+        parts: Number of equal parts into which train is divided if a split is missing; one part becomes the split.
+        folds: Number of folds that replace train and val.
+        fold: Number of the fold used for validation, from 1; the others are used for training.
 
     Raises:
         MisconfigurationException: There are too few samples for the folds.

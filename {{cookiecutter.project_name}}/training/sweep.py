@@ -1,4 +1,4 @@
-"""Train seeds or folds, or search for settings: `python training/sweep.py --seeds 5`, `--folds 5`, `--trials 20`."""
+"""Train with several seeds or folds, or search for settings: `sweep.py --seeds 5`, `--folds 5`, `--trials 20`."""
 
 import argparse
 import shlex
@@ -35,7 +35,8 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this command, and the flags for train.py."""
     parser = Parser(
         usage="%(prog)s (--seeds N | --folds N | --trials N | --list) [--OPTION VALUE ...] [FLAGS OF train.py]",
-        description="Train seeds or folds, or search for the settings that configs/sweep.yaml names; or list all runs.",
+        description="Train with several seeds or folds, search for the best values of the settings in"
+        " configs/sweep.yaml, or list all runs.",
         epilog="All other flags, such as --trainer.max_epochs 3, are passed to training/train.py in every trial.",
         allow_abbrev=False,
     )

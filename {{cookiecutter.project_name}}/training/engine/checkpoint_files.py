@@ -74,7 +74,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
             raise OSError(f"{path} is not a checkpoint of this project: it lacks {', '.join(missing)}")
         version = str(checkpoint.get("pytorch-lightning_version"))
         if version.split(".")[:2] != __version__.split(".")[:2]:
-            raise OSError(f"{path} is not a checkpoint of Lightning {__version__}; install the version that wrote it")
+            hint = f"but {__version__} is installed: install the other version"
+            raise OSError(f"{path} was written by Lightning {version}, {hint}")
         return checkpoint
 
 

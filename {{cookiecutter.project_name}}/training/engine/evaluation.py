@@ -21,11 +21,11 @@ from training.engine.run_folder import LOGS, newest_first
 
 
 class CheckpointCLI(ProjectCLI):
-    """Restores a trained model and its data for the commands that use a checkpoint.
+    """Restore a trained model and its data for the commands that use a checkpoint.
 
     Attributes:
         ckpt_path: The checkpoint.
-        trainer: Evaluates on one device, in the precision of the run, and writes nothing.
+        trainer: Trainer that evaluates on one device, in the precision of the run, and writes nothing.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class CheckpointCLI(ProjectCLI):
             with torch.device("meta"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about pretrained weights, which are not loaded here
                 weights = self._model_class(**arguments).state_dict()
-        except Exception:  # a network that cannot be built without memory is not compared
+        except Exception:  # shapes are not compared if the network cannot be built on the meta device
             weights = {}
         for name, expected in weights.items():
             shape = getattr(saved.get(name), "shape", expected.shape)
@@ -110,7 +110,7 @@ def newest_checkpoint() -> Path:
     """Return the best checkpoint of the newest run that has one, or else its last one.
 
     Raises:
-        FileNotFoundError: No run has finished an epoch.
+        FileNotFoundError: No run has saved a checkpoint.
     """
     for run in newest_first(LOGS):
         for name in ("best.ckpt", "last.ckpt"):

@@ -28,7 +28,8 @@ def replacing(file: Path) -> Iterator[Path]:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or getattr(error.__context__, "strerror", None) or error
-        raise OSError(f"{file} cannot be written: {reason}; resume an interrupted run with --resume") from error
+        hint = "free disk space or check permissions, then repeat the command (train.py: with --resume)"
+        raise OSError(f"{file} cannot be written: {reason}; {hint}") from error
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -51,4 +51,5 @@ def keep_plain_hyperparameters(module: LightningModule | LightningDataModule) ->
         module.hparams[key] = make_plain(value)
         if not is_plain(module.hparams[key]):
             del module.hparams[key]
-            warn(f"{type(module).__name__}'s hyperparameter {key!r}, a {type(value).__name__}, is not saved")
+            hint = f"a {type(value).__name__} is no plain value: pass it to load_from_checkpoint"
+            warn(f"hyperparameter {key!r} of {type(module).__name__} is not saved, as {hint}")

@@ -48,7 +48,7 @@ class Rhythm:
         self.steps, self.interval, self.begun = 0, 1, time.monotonic()
 
     def is_due(self, trainer: Trainer, half_done: bool) -> bool:
-        """Count a step, and return whether the processes agree after it; never while gradients are accumulated."""
+        """Count a step, and return whether the processes exchange flags after it; never while gradients accumulate."""
         self.steps += 1
         return not half_done and (trainer.world_size == 1 or self.steps >= self.interval)
 

@@ -94,7 +94,7 @@ def printable(value: Any) -> str:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print rows with the same keys as a table."""
+    """Print rows as a table. All rows must have the same keys."""
     table = Table()
     for name in rows[0]:
         table.add_column(Text(printable(name)))
@@ -109,7 +109,7 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
 
 
 def print_rows(rows: list[dict[str, Any]], form: str) -> None:
-    """Print rows with the same keys as a table, a JSON list, or CSV with a header and quoted text."""
+    """Print rows as a table, a JSON list, or CSV with a header and quoted text. All rows must have the same keys."""
     if form == "json":
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif not rows:
@@ -180,7 +180,7 @@ def save_figures(folder: Path, figures: Mapping[str, Callable[[], Any]], loggers
                 figure.savefig(file, dpi=120)
                 send_picture(file, loggers)
         except Exception as error:  # the project's code may raise anything; the results are saved already
-            warn(f"{name} is not drawn: {type(error).__name__}: {error}")
+            warn(f"could not draw or save {name}: {type(error).__name__}: {error}")
 
 
 def send_picture(file: Path, loggers: list[Logger]) -> None:

@@ -48,7 +48,7 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 
 
 def same_columns(rows: list[Row]) -> list[Row]:
-    """Rows with the columns of all of them, empty where a row has no value."""
+    """Return the rows with the same columns, those that occur in any row; missing values become empty text."""
     columns = dict.fromkeys(column for row in rows for column in row)
     return [{column: row.get(column, "") for column in columns} for row in rows]
 

@@ -185,7 +185,7 @@ class Sweep:
             )
 
     def report(self, job: Job) -> bool:
-        """Report the metric of each new epoch to the study; return whether one is worse than in other trials."""
+        """Report the metric of each new epoch to the study; return whether the pruner would stop the trial."""
         worse = False
         for row in read_rows(job.run / "metrics.csv"):
             if row.get(self.plan.monitor) and row.get("epoch") and int(row["epoch"]) not in job.reported:
