@@ -563,7 +563,7 @@ def test_lists_of_pascal_voc_decide_about_splits(detection: Reader, tmp_path: Pa
         voc(tmp_path / "Annotations" / f"{file.stem}.xml", file.name, "a")
     lists = tmp_path / "ImageSets" / "Main"
     lists.mkdir(parents=True)
-    for split, numbers in (("train", range(6)), ("val", range(6, 9)), ("test", range(9, 11))):
+    for split, numbers in (("train", range(6)), ("Valid", range(6, 9)), ("test", range(9, 11)), ("a_val", range(11))):
         (lists / f"{split}.txt").write_text("\n".join(map(str, numbers)), encoding="utf-8")
     (_, _, boxes), said = detection(tmp_path)
     found = {Path(file).stem: entry[0] for file, entry in boxes.items()}

@@ -35,7 +35,7 @@ MAX_LISTED = 20  # classes whose boxes are counted in the output
 AnchorSizes = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt]  # one for each network level
 Json = dict[str, Any]
 Target = dict[str, Any]
-# A picture (a file or a (3, H, W) uint8 tensor), and its target or, for prediction, the first columns of its rows.
+# A picture (a file or a (3, H, W) uint8 tensor), and its target or, for prediction, the columns input and image_id.
 Sample = tuple[Picture | Tensor, Target]
 
 
@@ -75,11 +75,11 @@ def embedded_samples() -> tuple[list[Sample], list[str]]:
 def find_annotations(folder: Path) -> dict[str, Path]:
     """Find the COCO file of each split.
 
-    A file whose path names no split is used for "train". Of several files for a split, the one with "instances" in its
-    name is used.
+    A file whose path names no split is used for "train" if no other file is. Of several files for a split, the one with
+    "instances" in its name is used.
 
     Raises:
-        OSError: There are several for a split, or some, but none for training.
+        OSError: A split has several files, or there are files, but none for training.
     """
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for file in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
@@ -112,7 +112,8 @@ def load_coco(file: Path) -> Json:
             if len({str(entry["id"]): entry[key] for entry in content[name]}) < len(content[name]):
                 raise OSError(f"{file}: ids of {name} must be unique: some occur twice")
     except (ValueError, TypeError, KeyError) as error:
-        raise OSError(f"{file} is not a COCO file of images, annotations and categories ({error!r})") from error
+        hint = "repair it, or move it out of the folder of the data"
+        raise OSError(f"{file} is not a COCO file of images, annotations and categories ({error!r}): {hint}") from error
     return content
 
 
@@ -153,8 +154,13 @@ def load_voc(folder: Path) -> tuple[dict[str, Json], int]:
     Raises:
         OSError: There is no such file, or one has errors.
     """
-    lists = {split: folder / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
-    listed = {name: split for split, file in lists.items() if file.is_file() for name in file.read_text().split()}
+    listed = {
+        name: split
+        for file in (folder / "ImageSets" / "Main").glob("*.txt")
+        for split, names in SPLITS.items()
+        if file.stem.lower() in names
+        for name in file.read_text().split()
+    }
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for file in sorted(folder.rglob("*.xml")):
         found[listed.get(file.stem, "") if listed else split_of(file.relative_to(folder)) or "train"].append(file)
@@ -246,7 +252,8 @@ def make_samples(
         if not drop:
             wrong = box_convert(drawn[beyond], "xyxy", "xywh").tolist()
             problems += [
-                f"{picture.file}: box {box} exceeds the picture: correct it, or use --data.drop_bad_boxes true"
+                f"{picture.file}: box {box} ([x, y, width, height]) exceeds the picture or has a negative size:"
+                " correct it, or use --data.drop_bad_boxes true"
                 for box in wrong
             ]
         left_out["boxes outside of their pictures"] += int((~inside).sum())

@@ -84,7 +84,7 @@ class MyModel(LightningModule):
         category_ids: Id of each class in the annotations.
         image_size: Shorter side of a picture when the network sees it, and limit of the longer side, in pixels.
         anchor_sizes: Side in pixels of the anchor boxes of each level of the network, if it is a ResNet.
-        network: Name in torchvision of a ResNet, which becomes the backbone of a Faster R-CNN, or of a whole detector.
+        network: Name of a torchvision detector, or of a torchvision ResNet to use as the backbone of a Faster R-CNN.
         weights: Initial weights: "backbone" for a backbone trained on ImageNet, "DEFAULT" for a detector trained on
             COCO, null for random weights.
         proposals_train: Number of boxes per picture that the region proposal network keeps in training.

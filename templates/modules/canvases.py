@@ -49,7 +49,7 @@ def refuse(source: object, problems: Sequence[str]) -> None:
 
 
 def split_of(path: Path) -> str:
-    """The split that a relative path names in any case, such as "val" for labels/Valid_Set.json; empty if none."""
+    """Return the split that a relative path names, such as "val" for labels/Valid_Set.json; "" if it names none."""
     words = re.findall("[a-z]+", re.sub(r"(set|data|images?|labels?|masks?)\b", " ", str(path).lower()))
     return next((split for split, names in SPLITS.items() if not {*names}.isdisjoint(words)), "")
 
@@ -89,7 +89,7 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]) -> list[Picture]:
-    """List the picture files among `paths` and, sorted, in the folders among them and their subfolders.
+    """List the files in `paths`, and the picture files in the folders in `paths` and in their subfolders, sorted.
 
     Pictures that cannot be read are left out and named in a warning; for these, `measure` returns an error message.
 

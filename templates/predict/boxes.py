@@ -29,11 +29,12 @@ class PredictCLI(CheckpointCLI):
     description = "Print the boxes that a checkpoint finds. With --format json they are results in COCO format."
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
+        parser.usage = "%(prog)s [INPUT ...] [--OPTION VALUE ...]"
         help_ = "Picture files and folders of pictures; by default a few test pictures."
         parser.add_argument("inputs", nargs="*", default=[], help=help_)
-        help_ = "Leave out boxes with a lower score."
+        help_ = "Leave out boxes with a lower score; the network itself returns no scores below 0.05."
         parser.add_argument("--min_score", type=ClosedUnitInterval, default=0.05, help=help_)
-        help_ = f"Folder for pictures with drawn boxes whose score is at least {DRAWN_SCORE}."
+        help_ = f"Write the pictures to this folder, and draw boxes with a score of at least {DRAWN_SCORE} on them."
         parser.add_argument("--draw", type=Path | None, default=None, help=help_)
         formats = Literal["table", "json", "csv"]
         parser.add_argument("--format", type=formats, default="table", help="Format of the output.")
@@ -52,7 +53,8 @@ def main(args: list[str] | None = None) -> None:
         if cli.config.draw:
             draw_rows(rows, cli.datamodule.predict, cli.config.draw)
         if not rows and cli.config.format != "json":
-            sys.exit(f"no box has a score of at least {cli.config.min_score}: lower --min_score or train longer")
+            hint = "train longer, or lower --min_score if it is above 0.05, the lowest score that the network returns"
+            sys.exit(f"no box has a score of at least {cli.config.min_score}: {hint}")
         print_rows(rows, cli.config.format)
     else:  # what predict_step returns by default
         for output in outputs:

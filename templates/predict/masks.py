@@ -24,6 +24,7 @@ class PredictCLI(CheckpointCLI):
     description = "Write the masks that a checkpoint predicts, as PNG files whose pixels are indices of classes."
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
+        parser.usage = "%(prog)s [INPUT ...] [--OPTION VALUE ...]"
         help_ = "Picture files and folders of pictures; by default a few test pictures."
         parser.add_argument("inputs", nargs="*", default=[], help=help_)
         help_ = "Folder for the masks; by default predictions/ beside the checkpoint."

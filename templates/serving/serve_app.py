@@ -96,7 +96,8 @@ class Limits:
         with move_on_after(self.seconds) as limit:
             await self.app(scope, receive_some, send_some)
         if limit.cancelled_caught and not started:
-            await self._refuse(504, f"there is no answer after {self.seconds:g} seconds", scope, receive, send)
+            reason = f"there is no answer after {self.seconds:g} seconds: send fewer inputs, or raise --timeout"
+            await self._refuse(504, reason, scope, receive, send)
 
     def _too_large(self) -> str:
         return f"the request is larger than {self.size} bytes: send fewer or smaller inputs"

@@ -52,7 +52,7 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--sampler", choices=["tpe", "random", "grid"], default="tpe", help=help_)
     help_ = "median stops a trial that is worse than the median of earlier ones at the same epoch (default: none)"
     parser.add_argument("--pruner", choices=["none", "median"], default="none", help=help_)
-    help_ = "URL of a database for the results; all its users must share logs/ (default: a file in logs/)"
+    help_ = "URL of a database for the results; all processes that use it must share logs/ (default: a file in logs/)"
     parser.add_argument("--storage", metavar="URL", help=help_)
     parser.add_argument("--dry_run", action="store_true", help="print the commands of the trials, and train nothing")
     help_ = "format of --list (default: table)"

@@ -187,7 +187,7 @@ def list_runs(form: str, html: bool) -> None:
 
 
 def changed_at(file: Path) -> float:
-    """When a run, or the newest one of a sweep, began or ended."""
+    """Return the time at which a run, or any run of a sweep, last started or ended."""
     files = file.parent.glob("*/run.json") if file.name == "sweep.json" else []
     return max(each.stat().st_mtime for each in [file, *files])
 

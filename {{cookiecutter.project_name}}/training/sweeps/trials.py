@@ -156,7 +156,7 @@ class Sweep:
         elif self.signals:
             job.lock.release()
         elif locked:
-            return False  # by a process that a killed sweep has started
+            return False  # a process that a killed sweep has started still trains this run
         elif process is None:
             self.start(job)
             return False
