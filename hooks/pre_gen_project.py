@@ -20,11 +20,11 @@ OUTPUT = read("{{ (cookiecutter._output_dir | default('')).encode('utf-8', 'surr
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
 # fmt: off
 PACKAGES = {
-    "anyio", "charset_normalizer", "conftest", "cookiecutter", "data", "faker", "fastapi", "filelock", "jinja2",
-    "jsonargparse", "lightning", "lightning_fabric", "matplotlib", "mlflow", "models", "numpy", "onnx", "onnxruntime",
-    "onnxscript", "optuna", "packaging", "pandas", "pil", "pycocotools", "pydantic", "pytest", "pytorch_lightning",
-    "rich", "scipy", "sklearn", "starlette", "statsmodels", "tensorboard", "tokenizers", "torch", "torchmetrics",
-    "torchvision", "training", "uvicorn", "wandb", "yaml",
+    "anyio", "charset_normalizer", "conftest", "cookiecutter", "data", "faker", "fastapi", "fastapi_offline",
+    "filelock", "jsonargparse", "lightning", "lightning_fabric", "matplotlib", "mlflow", "models", "numpy", "onnx",
+    "onnxruntime", "onnxscript", "optuna", "packaging", "pandas", "pil", "pycocotools", "pydantic", "pytest",
+    "pytorch_lightning", "rich", "scipy", "sklearn", "starlette", "statsmodels", "tensorboard", "tokenizers",
+    "torch", "torchmetrics", "torchvision", "training", "uvicorn", "wandb", "yaml",
 }
 # fmt: on
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from conftest import LOGGERS, QUESTIONS, TEMPLATE, VARIANTS, Bake, Project, by_variant
 
@@ -295,9 +296,9 @@ def test_server_requires_what_it_imports(bake: Bake, variant: str) -> None:
     text = (project.path / "requirements.txt").read_text(encoding="utf-8")
     declared = tomllib.loads((project.path / "pyproject.toml").read_text(encoding="utf-8"))
     extra = declared["project"]["optional-dependencies"]["serve"]
-    known = {Requirement(each).name.lower() for each in (*extra, *text.split())}
+    known = {canonicalize_name(Requirement(each).name) for each in (*extra, *text.split())}
     providers = packages_distributions()
-    assert {providers[name][0].lower() for name in names} <= known
+    assert {canonicalize_name(providers[name][0]) for name in names} <= known
     readme, script = ((project.path / file).read_text("utf-8") for file in ("README.md", "training/serve.py"))
     for each in extra:
         assert f'"{each}"' in readme and f'"{each}"' in script
