@@ -93,6 +93,19 @@ def test_months_are_steps_and_none_are_invented(forecast: ModuleType, tmp_path: 
     assert len(data.regular[0]) == 100
 
 
+def test_weekends_are_no_gaps_in_a_series_without_them(
+    forecast: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    days = pd.bdate_range("2020-01-01", periods=100).delete(40)  # a holiday
+    data = series(forecast, tmp_path, list(days.strftime("%Y-%m-%d")))
+    printed = capsys.readouterr().out
+    assert "without weekends" in printed and "1 of 100 steps are missing" in printed
+    values, clock = data.regular
+    assert (len(values), clock.season) == (100, 5)
+    assert labels(data) == ["2020-01-01 00:00:00", "2020-05-19 00:00:00"]
+    assert [clock.label(step) for step in (2, 3)] == ["2020-01-03 00:00:00", "2020-01-06 00:00:00"]
+
+
 def test_days_that_could_be_months_are_reported_with_the_flag(
     forecast: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,6 +278,19 @@ def test_percentages_beside_fractions_are_named(tabular: ModuleType, tmp_path: P
         read(tabular, write(tmp_path, "\n".join(["share,kind", *rows, "0.5,x"])))
 
 
+def test_comments_at_the_start_are_left_out_but_not_a_header(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = read(tabular, write(tmp_path, "# made in 2020; in cm\n#\n" + table()))
+    assert "are comments" in capsys.readouterr().out
+    assert (len(data.frame), data.frame.index[0]) == (len(read(tabular, write(tmp_path, table())).frame), 4)
+    capsys.readouterr()
+    header, rows = table().split("\n", 1)
+    data = read(tabular, write(tmp_path, f"#{header}\n{rows}"))
+    assert data.frame.columns[0] == "#a"
+    assert "are comments" not in capsys.readouterr().out
+
+
 def test_trailing_separators_and_names_of_columns_are_put_right(tabular: ModuleType, tmp_path: Path) -> None:
     lines = table(separator=",", decimal=".").splitlines()
     plain = read(tabular, write(tmp_path, "\n".join(lines)))
@@ -307,7 +333,7 @@ def test_texts_for_gaps_are_named_with_the_flag(tabular: ModuleType, tmp_path: P
     file = write(
         tmp_path, "a,b,kind\n" + "\n".join(f"{'-' if i % 30 == 0 else i},{i}.5,{'xy'[i % 2]}" for i in range(99))
     )
-    with pytest.raises(OSError, match=r"line 2: 'a' is '-'(.|\n)*--data\.missing"):
+    with pytest.raises(OSError, match=r"--data\.missing(.|\n)*line 2: 'a' is '-'"):
         read(tabular, file)
     assert read(tabular, file, missing=["-"]).frame["a"].isna().sum() == 4
 

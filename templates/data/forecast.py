@@ -131,12 +131,13 @@ class Clock:
 
     Args:
         times: Datetimes or numbers. The step is the most frequent difference of two of them; calendar months
-            count as equal.
+            count as equal, and in a daily series without weekends, days from Monday to Friday.
     """
 
     def __init__(self, times: pd.Series) -> None:
         self.dates = is_datetime64_any_dtype(times)
         self.months = self.dates and self._are_months(times)
+        self.weekdays = self.dates and self._are_weekdays(times)
         ticks = self._ticks(times)
         steps = pd.Series(np.diff(ticks))
         self.start, step = ticks[0], steps[steps > 0].mode().get(0, 1)
@@ -149,10 +150,18 @@ class Clock:
         same_day = times.dt.day.nunique() == 1 or times.dt.is_month_end.all()
         return bool(same_day and (times.diff()[1:] >= pd.Timedelta(days=28)).all())
 
+    @staticmethod
+    def _are_weekdays(times: pd.Series) -> bool:
+        """Return whether the times are days, of which some are on Monday to Friday each, but none at weekends."""
+        daily = (times.dt.normalize() == times).all() and (times.diff() == pd.Timedelta(days=1)).mean() > 0.5
+        return bool(daily and {*times.dt.dayofweek} == {0, 1, 2, 3, 4})
+
     def _ticks(self, times: pd.Series) -> np.ndarray:
-        """Times as numbers: months, microseconds, or the numbers that they are."""
+        """Times as numbers: months, days from Monday to Friday, microseconds, or the numbers that they are."""
         if self.months:
             return (times.dt.year * 12 + times.dt.month - 1).to_numpy()
+        if self.weekdays:
+            return np.busday_count("1970-01-01", times.dt.tz_localize(None).to_numpy("datetime64[D]"))
         return times.astype("datetime64[us, UTC]").astype(np.int64).to_numpy() if self.dates else times.to_numpy()
 
     def positions(self, times: pd.Series) -> np.ndarray:
@@ -164,6 +173,8 @@ class Clock:
         tick = self.start + position * self.step
         if self.months:
             return f"{tick // 12:04}-{tick % 12 + 1:02}"
+        if self.weekdays:
+            return str(pd.Timestamp(np.busday_offset("1970-01-01", tick)))
         return str(pd.Timestamp(round(tick), unit="us")) if self.dates else f"{tick:.15g}"
 
     @property
@@ -171,6 +182,8 @@ class Clock:
         """Steps after which values probably repeat: in a day, of days in a week, otherwise in a year; 1 if unknown."""
         if self.months:
             return max(12 // int(self.step), 1)
+        if self.weekdays:
+            return 5
         if self.dates and self.step < DAY:
             return round(DAY / self.step)
         return {DAY: 7, 7 * DAY: 52}.get(int(self.step), 1) if self.dates else 1
@@ -404,6 +417,7 @@ class MyDataModule(LightningDataModule):
         (values, clock), (first, second, test) = self.regular, self.borders
         end = len(values)
         times = f"from {clock.label(0)} to {clock.label(end - 1)}, read as {self.times[0]}"
+        times += ", without weekends" * clock.weekdays
         forms = {name: f" ({form})" for name, form in self.forms.items() if form != "."}
         sizes = f"{first} train, {second - first} val, {end - test} test"
         if self.hparams["folds"]:

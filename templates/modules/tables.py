@@ -146,7 +146,18 @@ def find_separator(text: str) -> str:
     equal = {s: c[0] for s, c in counts.items() if len(set(c)) == 1 and c[0] > 1}
     if all("  " in line.strip() for line in lines) and equal.get(" ", 0) == max(equal.values(), default=0) > 1:
         return " "  # aligned columns
-    return next(iter(equal), None) or max(",|;\t", key=text.partition("\n")[0].count)
+    return next(iter(equal), None) or max(",|;\t", key=text.lstrip().partition("\n")[0].count)
+
+
+def blank_comments(text: str, separator: str | None) -> str:
+    """Empty the lines at the start that begin with # or % and have fewer fields than the first line after them."""
+    lines = text.splitlines(keepends=True)
+    first = next((i for i, line in enumerate(lines) if line.strip() and line[0] not in "#%"), 0)
+    by = separator or find_separator("".join(lines[first : first + 200]))
+    for i in range(first):
+        if lines[i].count(by) < lines[first].count(by):
+            lines[i] = "\n"
+    return "".join(lines)
 
 
 def read_rows(
@@ -212,6 +223,9 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     separator = {"tab": "\t", "\\t": "\t", "blank": " "}.get(options["separator"], options["separator"])
     if given := re.match(r"sep=(.)\r?\n", text):  # a line for Excel; an empty one keeps the numbers of lines
         separator, text = separator or given[1], "\n" + text[given.end() :]
+    if text[:1] in "#%" and (blanked := blank_comments(text, separator)) != text:
+        notes.append(f"lines at the start of {file.name} that begin with {text[0]} are comments")
+        text = blanked
     separator = separator or find_separator(text)
     if len(separator) > 1:
         raise OSError(f"--data.separator is {separator!r}: give one character, or the word tab or blank (space)")
