@@ -154,7 +154,7 @@ class Clock:
     def _are_weekdays(times: pd.Series) -> bool:
         """Return whether the times are days, of which some are on Monday to Friday each, but none at weekends."""
         daily = (times.dt.normalize() == times).all() and (times.diff() == pd.Timedelta(days=1)).mean() > 0.5
-        return bool(daily and {*times.dt.dayofweek} == {0, 1, 2, 3, 4})
+        return bool(daily and {*times.dt.day_of_week} == {0, 1, 2, 3, 4})
 
     def _ticks(self, times: pd.Series) -> np.ndarray:
         """Times as numbers: months, days from Monday to Friday, microseconds, or the numbers that they are."""
