@@ -121,7 +121,7 @@ class MyModel(LightningModule):
         self,
         class_names: list[str],
         tokenizer: str,
-        width: PositiveInt = 128,
+        width: PositiveInt = 256,
         heads: PositiveInt = 4,
         layers: PositiveInt = 2,
         filters: PositiveInt = 256,
