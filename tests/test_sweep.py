@@ -573,6 +573,20 @@ print(mean.argmax(dim=1).tolist())
     assert [int(row["class"]) for row in averaged] == classes
 
 
+@pytest.mark.slow
+def test_folds_of_a_series_forecast_each_time_once(bake: Bake) -> None:
+    project = bake(fresh=True, variant="forecast", project_name="rolled")
+    printed = project.run("training/sweep.py", "--folds", "2", "--name", "folds", *SHORT).stdout
+    rows = read_rows(project.path / "logs" / "sweeps" / "folds" / "out_of_fold.csv", "fold")
+    times = {fold: [row["time"] for row in rows if row["fold"] == fold] for fold in ("1", "2")}
+    assert all(len(set(each)) == len(each) > 100 for each in times.values())
+    assert max(times["1"]) < min(times["2"])
+    error = mean(abs(float(row["truth"]) - float(row["forecast"])) for row in rows)
+    assert f"{error:.4f}" in printed
+    again = next(line for line in printed.splitlines() if line.startswith("to train on the usual splits: "))
+    assert "--data.fold" not in again
+
+
 def test_sweep_over_folds_resumes_and_names_the_ones_that_are_left(sweeper: Sweeper) -> None:
     sweeper.tell(_0001=["wait"])
     sweeper.start_and_kill_at("--folds=3", trial=1)
