@@ -98,7 +98,7 @@ def find_annotations(folder: Path) -> dict[str, Path]:
 
 
 def load_coco(file: Path) -> Json:
-    """Load a COCO file, https://cocodataset.org/#format-data. All annotations have id and iscrowd.
+    """Load a COCO file, https://cocodataset.org/#format-data. Annotations without id or iscrowd get them.
 
     Raises:
         OSError: It is another kind of file.
@@ -220,7 +220,7 @@ def make_samples(
     """Check and convert the annotations of a split; with `drop`, leave out boxes outside of pictures and clip others.
 
     Returns:
-        The pictures that can be read with their targets, what is wrong, and how many boxes are left out and why.
+        The pictures that can be read, and their targets; what is wrong; and how many boxes are left out and why.
     """
     problems: list[str] = []
     left_out: Counter[str] = Counter()
@@ -302,8 +302,9 @@ class MyDataModule(LightningDataModule):
             for validation. A relative path starts at the project's root. Null uses the embedded pictures.
         drop_bad_boxes: Leave out boxes that lie outside of their pictures, and clip those that reach beyond the edges;
             by default both are errors, except for up to 2 pixels beyond an edge.
-        turn: Whether to apply the EXIF orientation of a picture if the width and height in its annotations fit with
-            and without it; null makes that an error.
+        turn: Whether to apply the EXIF orientation of a picture if its annotations state no size, or one that is
+            right both with the orientation and without it; null makes that an error, but applies it to the
+            new pictures of predict.py and serve.py.
         min_size: Shorter side to which the network resizes pictures, in pixels; null takes the median of the training
             pictures, at most 800.
         max_size: Limit of the longer side after resizing, in pixels.
@@ -344,7 +345,7 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def annotated(self) -> dict[str, Json]:
-        """Annotations of each split as in a COCO file. Each image also has its path as "file", and "size" or None."""
+        """Annotations of each split as in a COCO file. Images have a path as "file"; their "size" may be None."""
         if not (folder := self.data_dir) or not folder.is_dir():
             return {}
         named: defaultdict[str, list[Path]] = defaultdict(list)
@@ -362,7 +363,7 @@ class MyDataModule(LightningDataModule):
                 beside = image["folder"] if "stem" in image else sources[split].parent
                 places = [folder / "images", beside, folder, folder / "JPEGImages", *own]
                 file = find_picture(str(image["file_name"]), places, named)
-                if "stem" in image and not file.is_file():  # names in VOC files are often those of other folders
+                if "stem" in image and not file.is_file():  # VOC files often state an outdated name
                     file = find_picture(image["stem"], places, named)
                 image |= {"file": file, "size": size if all(size) else None}
         return contents
@@ -444,7 +445,7 @@ class MyDataModule(LightningDataModule):
             self.predict = PictureDataset(self._read_inputs())
             return
         categories, splits = self.samples
-        if categories != dict(zip(self.category_ids, self.class_names, strict=True)):  # those of a checkpoint
+        if categories != dict(zip(self.category_ids, self.class_names, strict=True)):  # set by a checkpoint
             hint = "use the --data.data_dir with which the model was trained, or train a new model"
             refuse(self.data_dir, [f"its categories {categories} differ from the checkpoint's: {hint}"])
         if stage == "fit":
@@ -459,7 +460,7 @@ class MyDataModule(LightningDataModule):
         self.predict = PictureDataset(first)
 
     def _read_inputs(self) -> list[Sample]:
-        """The pictures to predict, with the columns to print. An annotated picture has its id in the annotations."""
+        """The pictures to predict, with the columns to print. An annotated picture keeps its annotated id."""
         images = {image["file"].resolve(): image for part in self.annotated.values() for image in part["images"]}
         others = count(max((image["id"] for image in images.values() if isinstance(image["id"], int)), default=0) + 1)
 

@@ -31,7 +31,7 @@ from data.splits import AtLeastTwo, check_fold, make_splits
 ROOT = Path(__file__).resolve().parents[1]
 # Names of folders, in any case and also with endings as in "Training_Set".
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-Place = tuple[str, ...]  # names of the folders that a picture is in, from the data folder on
+Place = tuple[str, ...]  # names of the folders between the data folder and a picture
 MAX_LISTED = 20  # classes whose pictures are counted in the output
 Sample = tuple[Path, str]  # a picture file and the name of its class
 
@@ -241,7 +241,7 @@ class MyDataModule(LightningDataModule):
         """The samples of the splits train, val and test.
 
         Raises:
-            FileNotFoundError: There is no folder, no class, or a class without a picture.
+            FileNotFoundError: There is no folder, no training picture, or a class of unreadable pictures only.
             MisconfigurationException: There are too few pictures.
         """
         if self.embedded:

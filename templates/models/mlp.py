@@ -178,7 +178,7 @@ def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
     axis.set(xlabel="predicted class", ylabel="true class", title="Number of test samples")
     if large:
         figure.colorbar(image, shrink=0.8)
-        axis.set_title("Number of test samples; classes are numbered as in per_class.csv, from 0")
+        axis.set_title("Number of test samples; class 0 is the first row of per_class.csv")
         return figure
     axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
     axis.set_yticks(range(len(names)), names, parse_math=False)

@@ -263,7 +263,9 @@ class Exported(nn.Module):
         self.mean, self.std = (nn.Parameter(values.clone(), requires_grad=False) for values in scale.T)
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
-        """Numbers (N, F), float64, NaN for gaps, and categories (N, C), int64, to what `to_predictions` returns.
+        """Convert numbers (N, F), float64, NaN for gaps, and categories (N, C), int64, to predictions.
+
+        These are what `to_predictions` returns.
 
         The model's hyperparameter `categories` lists the values of each column: 1 is the first value, 2 the second, and
         so on; 0 is any value that is not listed.
@@ -334,7 +336,7 @@ def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
     axis.set(xlabel="predicted class", ylabel="true class", title="Number of test samples")
     if large:
         figure.colorbar(image, shrink=0.8)
-        axis.set_title("Number of test samples; classes are numbered as in per_class.csv, from 0")
+        axis.set_title("Number of test samples; class 0 is the first row of per_class.csv")
         return figure
     axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
     axis.set_yticks(range(len(names)), names, parse_math=False)

@@ -89,7 +89,7 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]) -> list[Picture]:
-    """List the files in `paths`, and the picture files in the folders in `paths` and in their subfolders, sorted.
+    """List the files in `paths`; for each folder, the picture files in it and in its subfolders, sorted.
 
     Pictures that cannot be read are left out and named in a warning; for these, `measure` returns an error message.
 
@@ -166,7 +166,7 @@ def read_picture(picture: Picture) -> Tensor:
 
 
 def convert_to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert a picture of any mode."""
+    """Convert a picture of any mode, except floating-point numbers, which raise ValueError."""
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling
@@ -200,7 +200,7 @@ def make_canvases() -> list[list[Canvas]]:
 
 
 def draw_canvas(images: Tensor, targets: np.ndarray, random: np.random.Generator) -> Canvas:
-    """Draw two to six digits that hardly overlap, of random size, place and colour, on a texture.
+    """Draw one to six digits that hardly overlap, of random size, place and colour, on a texture.
 
     The digits are chosen from `images`, (N, 8, 8) float32 in [0, 1], whose classes are `targets`, (N,) integers.
     """

@@ -66,7 +66,7 @@ def leave_out_unreadable(files: list[Path]) -> list[Path]:
 
 
 def is_readable(file: Path) -> bool:
-    """Return whether a picture can be decoded; of a JPEG or PNG file, only the header and the last bytes are read."""
+    """Return whether a picture can be decoded; a JPEG or PNG file is decoded only if its last bytes are unusual."""
     try:
         with open_picture(file) as picture, file.open("rb") as content:
             end = ENDS.get(str(picture.format), b"")
@@ -119,7 +119,7 @@ def read_picture(file: Path, shape: Sequence[int]) -> Tensor:
 
 
 def convert(picture: Image.Image, mode: str) -> Image.Image:
-    """Convert a picture of any mode to "L" (8-bit grey) or "RGB"."""
+    """Convert a picture of any mode but "F" to "L" (8-bit grey) or "RGB"; raise ValueError for "F"."""
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling

@@ -1,4 +1,4 @@
-"""Reading tables in the forms that programs write them, and reporting all errors in a file at once."""
+"""Reading tables in the forms in which programs write them, and reporting all errors in a file at once."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ def refuse(source: Path | None, problems: Sequence[str]) -> None:
 
 
 def warn_of_guesses(notes: list[str]) -> None:
-    """Print the notes that name an option, such as a detected encoding, as warnings, and clear the list."""
+    """Print as warnings the notes that name an option, such as the note on a detected encoding, and clear the list."""
     while notes:
         if "--data." in (note := notes.pop(0)):
             rank_zero_only(print)(f"warning: {note}", file=sys.stderr)
@@ -51,7 +51,7 @@ def warn_of_guesses(notes: list[str]) -> None:
 def find_encoding(data: bytes) -> str:
     """Return the name of the most probable encoding.
 
-    UTF-16 if the data begin with a byte order mark or have a zero among the first two bytes; else UTF-8 if they are
+    UTF-16 if the data begin with its byte order mark or have a zero among the first two bytes; else UTF-8 if they are
     valid; else cp1252 if most letters are ASCII; else what charset_normalizer finds.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -102,7 +102,10 @@ def read_json(file: Path, kind: type) -> list[Any]:
 
 
 def read_json_rows(file: Path, forms: Mapping[str, str]) -> pd.DataFrame:
-    """Read rows as a table of texts in the forms of their columns; null is a gap, and the index counts from 1."""
+    """Read rows as a table of texts, in which numbers are written as in the training file (see `to_text`).
+
+    A null becomes a gap, and the index counts from 1.
+    """
     rows = read_json(file, dict)
     fields = [(i, name, value) for i, row in enumerate(rows, 1) for name, value in row.items()]
     wrong = [(i, name) for i, name, value in fields if type(value) not in (int, float, str, type(None))]
@@ -165,14 +168,15 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields, unless the option `quotes` is "literal". If it is null, quotes are read as ordinary
-    characters if a quoted field is invalid or, between tabs, spans lines, and all lines then have equally many fields.
+    Quotes enclose fields, unless the option `quotes` is "literal". If it is null, quotes are
+    read as ordinary characters if both hold: a quoted field is invalid or, in a file separated by tabs, spans lines;
+    and without quoting, all lines have equally many fields.
     """
     rows, error = parse(text, separator)
     if error and '\\"' in text:
         rows, error = parse(text, separator, escapechar="\\")
     quotes = options.get("quotes", "csv")
-    joined = separator == "\t" and max(rows, default=0) > len(rows)  # unpaired quotes occur mainly between tabs
+    joined = separator == "\t" and max(rows, default=0) > len(rows)  # unpaired quotes occur mainly in such files
     if quotes == "literal" or (not quotes and (error or joined)):
         literal, _ = parse(text, separator, quoting=csv.QUOTE_NONE)
         if quotes or (len(literal) > len(rows) and len(set(map(len, literal.values()))) == 1):
@@ -186,8 +190,8 @@ def read_rows(
 def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     """Return whether the first row, `names`, looks like data rather than the names of columns.
 
-    It does if at least half of its values occur again in the same column. It also does if it has numbers in columns of
-    numbers, except column numbers such as 0, 1, 2 or 1, 2, 3.
+    It does if at least half of its values occur again in the same column. It also does if it has numbers where most
+    rows have numbers, unless these only count the columns: 0, 1, 2 or 1, 2, 3.
     """
     numbers, repeated = [], 0
     for name, *values in zip(names, *list(rows)[:1000], strict=False):
@@ -201,7 +205,7 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
 def name_columns(names: list[str], widths: set[int]) -> list[str]:
     """Names for as many columns as rows have fields; columns without a name and repeated names get a number."""
     width = len(names) if len(names) in widths else max(widths)
-    names = ["", *names] if widths == {len(names) + 1} else names  # R writes row names without a name
+    names = ["", *names] if widths == {len(names) + 1} else names  # R writes a column of row names without a heading
     names = names if any(names[width:]) else names[:width]
     names = [f"column_{i + 1}" if not name or name.startswith("Unnamed: ") else name for i, name in enumerate(names)]
     return [f"{name}.{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
@@ -221,7 +225,7 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     """
     text, header = read_text(file, options["encoding"], notes), options["header"]
     separator = {"tab": "\t", "\\t": "\t", "blank": " "}.get(options["separator"], options["separator"])
-    if given := re.match(r"sep=(.)\r?\n", text):  # a line for Excel; an empty one keeps the numbers of lines
+    if given := re.match(r"sep=(.)\r?\n", text):  # for Excel; an empty line in its place keeps the line numbers right
         separator, text = separator or given[1], "\n" + text[given.end() :]
     if text[:1] in "#%" and (blanked := blank_comments(text, separator)) != text:
         notes.append(f"lines at the start of {file.name} that begin with {text[0]} are comments")
@@ -297,7 +301,8 @@ def find_formats(texts: pd.Series) -> list[str]:
 def to_numbers(texts: pd.Series, form: str) -> pd.Series:
     """Convert texts (N,) to float64 (N,); gaps, given as NaN, and texts that do not have the form become NaN.
 
-    A form is a decimal sign and a unit, such as "." or ",€"; or a format of dates, which become days since 1970.
+    A form is a decimal sign, followed by the unit if there is one, such as "." or ",€"; or it is a format of dates,
+    which become days since 1970.
     """
     if form[0] not in ".,":
         times = pd.to_datetime(texts, format=form, errors="coerce", utc=True)

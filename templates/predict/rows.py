@@ -22,7 +22,7 @@ class PredictCLI(CheckpointCLI):
     description = "Print what a checkpoint predicts, or the average of several: --ckpt_path A.ckpt B.ckpt C.ckpt."
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
-        help_ = "Files or texts to predict, as shown in README.md; by default a few test samples."
+        help_ = "Inputs to predict, such as files; by default a few test samples."
         parser.add_argument("inputs", nargs="*", default=[], help=help_)
         formats = Literal["table", "json", "csv"]
         parser.add_argument("--format", type=formats, default="table", help="Format of the output.")
@@ -82,7 +82,7 @@ def average(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         elif all(isinstance(each, float) for each in values):
             averaged[name] = fmean(values)
         else:
-            raise OSError(f"predictions of {name!r} cannot be averaged, such as {value!r}: use one checkpoint")
+            raise OSError(f"predictions of {name!r}, such as {value!r}, cannot be averaged: use one checkpoint")
     return averaged
 
 

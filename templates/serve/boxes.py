@@ -47,5 +47,5 @@ def make_reader(data: LightningDataModule) -> Callable[..., Awaitable[list[Uploa
 
 
 def finish_row(row: dict[str, Any], file: Path, name: str) -> dict[str, Any]:
-    """The row of an answer, which names the upload instead of the temporary file."""
+    """Return a row of the answer, with the name of the upload in place of the temporary file."""
     return row | {"input": name}

@@ -47,7 +47,7 @@ def make_reader(data: LightningDataModule) -> Callable[..., Awaitable[list[Uploa
 
 
 def finish_row(row: dict[str, Any], file: Path, name: str) -> dict[str, Any]:
-    """The row of an answer, which names the upload instead of the temporary file."""
+    """Return a row of the answer, with the name of the upload in place of the temporary file."""
     png = file.with_name("mask.png")
     write_mask(row["mask"], png)
     return row | {"input": name, "mask": f"data:image/png;base64,{b64encode(png.read_bytes()).decode()}"}

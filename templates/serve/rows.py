@@ -62,5 +62,5 @@ def make_reader(data: LightningDataModule) -> Callable[..., Awaitable[list[Uploa
 
 
 def finish_row(row: dict[str, Any], file: Path, name: str) -> dict[str, Any]:
-    """The row of an answer, which names the row of the request instead of the temporary file."""
+    """Return a row of the answer, with the number of the row of the request in place of the temporary file."""
     return row | {"input": name}

@@ -48,5 +48,5 @@ def make_reader(data: LightningDataModule) -> Callable[..., Awaitable[list[Uploa
 
 
 def finish_row(row: dict[str, Any], file: Path, name: str) -> dict[str, Any]:
-    """The row of an answer."""
+    """Return a row of the answer."""
     return row

@@ -1,4 +1,4 @@
-"""The web application: limits of requests, predictions, and the page."""
+"""The web application: its limits on requests, its predictions and its page."""
 
 import asyncio
 import platform
@@ -118,7 +118,7 @@ class Predictor:
         self.cli = cli
         cli.load_weights(cli.ckpt_path)
         cli.ckpt_path = None  # type: ignore[assignment] # the trainer would read it again for each request
-        cli.datamodule.num_workers = 0  # processes that read a few inputs would take longer to start
+        cli.datamodule.num_workers = 0  # starting worker processes would take longer than reading a few inputs
 
     def __call__(self, uploads: Sequence[Upload]) -> list[dict[str, Any]]:
         """Predict the inputs that can be read, and return a result for each input; the others have an error."""
@@ -153,7 +153,7 @@ class Predictor:
         outputs = predict(self.cli, [str(file) for file in files])
         rows = [row for output in outputs for row in rows_of(output)]
         groups = [[row for row in rows if row["input"] == str(file)] for file in files]
-        if not any(groups):  # the column "input" does not hold the file's name; all files have equally many rows
+        if not any(groups):  # no row names its file in the column "input"; then all files have equally many rows
             share = len(rows) // len(files)
             groups = [rows[i * share : (i + 1) * share] for i in range(len(files))]
         return groups

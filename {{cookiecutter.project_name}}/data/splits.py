@@ -23,7 +23,7 @@ def check_fold(folds: int | None, fold: int | None) -> None:
 
 def deal(groups: np.ndarray, classes: np.ndarray, parts: int) -> np.ndarray:
     """Assign groups to parts, stratified by class; return each sample's part, -1 if its class has only one group."""
-    order = np.argsort(classes, kind="stable")  # a group of several classes counts for the first one
+    order = np.argsort(classes, kind="stable")  # a group with samples of several classes gets the first class
     _, first, group_of = np.unique(groups[order], return_index=True, return_inverse=True)
     class_of = classes[order][first]
     counts = np.bincount(class_of)
@@ -48,13 +48,14 @@ def make_splits(
     folds: int | None = None,
     fold: int | None = None,
 ) -> np.ndarray:
-    """The split of each of N samples: train, val or test. It depends on their values, not on their order.
+    """The split of each of N samples: train, val or test. The order of the samples does not change it.
 
     Args:
         groups: N values; samples with equal values stay together.
         classes: N classes, whose proportions are about the same in all splits; None if there are none.
-        given: The split of each of N samples, None for train alone. A missing val or test is taken from train.
-        parts: Number of equal parts into which train is divided if a split is missing; one part becomes the split.
+        given: N splits; None puts all samples into train. A missing val or test is taken from train.
+        parts: For val and test, the number of equal parts into which train is divided if the split is missing; one
+            of them becomes the split.
         folds: Number of folds that replace train and val.
         fold: Number of the fold used for validation, from 1; the others are used for training.
 

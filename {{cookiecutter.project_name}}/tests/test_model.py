@@ -1,6 +1,6 @@
 """Tests that any model and data module of this project should pass. They run offline, in seconds, on the CPU.
 
-If your data need other flags to be read, change `flags` in tests/conftest.py.
+If your data can only be read with other flags, change `flags` in tests/conftest.py.
 """
 
 import json

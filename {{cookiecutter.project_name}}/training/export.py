@@ -142,7 +142,7 @@ def read(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> 
 def describe_use(form: str, file: Path, example: tuple[Any, ...]) -> str:
     """Return a line of Python that uses a written file, after a note on whether it needs the project's code."""
     make = "numpy.ones({}, numpy.{})" if form == "onnx" else "torch.ones({}, dtype=torch.{})"
-    inputs = ["inputs"] * len(example)  # unless they are tensors
+    inputs = ["inputs"] * len(example)  # for inputs that are not tensors
     for i, each in enumerate(example):
         if isinstance(each, Tensor):
             inputs[i] = make.format(tuple(each.shape), str(each.dtype).removeprefix("torch."))

@@ -48,7 +48,7 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     help_ = "folder in logs/sweeps/ (default: the date); the same command with the same name resumes the sweep"
     parser.add_argument("--name", default=datetime.now().strftime(NAME), help=help_)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at the same time (default: 1)")
-    help_ = "tpe learns from earlier trials, grid takes each combination of lists once (default: tpe)"
+    help_ = "tpe learns from earlier trials, grid takes each combination of listed values once (default: tpe)"
     parser.add_argument("--sampler", choices=["tpe", "random", "grid"], default="tpe", help=help_)
     help_ = "median stops a trial that is worse than the median of earlier ones at the same epoch (default: none)"
     parser.add_argument("--pruner", choices=["none", "median"], default="none", help=help_)
@@ -57,7 +57,7 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dry_run", action="store_true", help="print the commands of the trials, and train nothing")
     help_ = "format of --list (default: table)"
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help=help_)
-    parser.add_argument("--html", action="store_true", help="write --list to logs/index.html")
+    parser.add_argument("--html", action="store_true", help="write the list to logs/index.html, with --list")
     options, flags = parser.parse_known_args(args)
     if options.html and not options.list:
         parser.error("--html needs --list")

@@ -29,7 +29,7 @@ def main(args: list[str] | None = None) -> None:
     if tester is None:
         return  # only the first process tests the model
     metrics = evaluate(cli, tester, "test", None)
-    cli.finish(metrics)  # results first
+    cli.finish(metrics)  # before the pictures, as these may fail
     best = cli.checkpoints
     if best.best_score is not None:
         print(f"best epoch: {best.best_epoch}, with {best.monitor} {best.best_score:.4f}")

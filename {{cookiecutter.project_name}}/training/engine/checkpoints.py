@@ -27,7 +27,7 @@ class Checkpoints(Checkpoint):
         monitor: Metric that selects the best epoch; None selects the last one.
         mode: "min" or "max".
         minutes: Time after which `last.ckpt` is also saved within an epoch.
-        given: Values of the model's parameters that the data module provides; every checkpoint holds them.
+        given: Values that the data module provides for arguments of the model's class; every checkpoint holds them.
     """
 
     def __init__(self, folder: Path, monitor: str | None, mode: str, minutes: float, given: dict[str, Any]) -> None:
@@ -39,7 +39,7 @@ class Checkpoints(Checkpoint):
         self.saved_at = time.monotonic()
         self.validated = self.warned = False
         self.extended = False  # whether a resumed run is to be longer than before
-        self.averages = False  # whether the checkpoint that is resumed lacks sums of metrics
+        self.averages = False  # whether averages over the epoch are logged, whose sums the resumed checkpoint lacks
         self.loss: Tensor | None = None  # sum of the losses of the step
         self.random: dict[str, Any] | None = None  # random state of the checkpoint, until the loop takes it
 
@@ -53,7 +53,7 @@ class Checkpoints(Checkpoint):
         logged = [metric.meta for metric in trainer.fit_loop.epoch_loop._results.values()]
         averages = any(meta.on_epoch and meta.fx != "on_train_epoch_end" for meta in logged)
         checkpoint["run"] = {"given": self.given, "stopped": trainer.should_stop, "averages": averages}
-        checkpoint["epoch"] = trainer.fit_loop.epoch_progress.current.started - 1  # a finished one too
+        checkpoint["epoch"] = trainer.fit_loop.epoch_progress.current.started - 1  # the last begun, finished or not
         checkpoint["random"] = gather(trainer, make_plain(_collect_rng_states()))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class Checkpoints(Checkpoint):
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
         for metric in (trainer._results or {}).values():
             if trainer.world_size > 1 and metric.is_tensor and metric.meta.is_mean_reduction:
-                # Lightning would round the mean of the counts of several processes.
+                # Lightning takes the mean of this count over the processes, and would round it as an integer.
                 metric.cumulated_batch_size = metric.cumulated_batch_size.float()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

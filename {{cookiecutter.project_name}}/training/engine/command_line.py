@@ -118,14 +118,14 @@ class ProjectCLI(LightningCLI):
                 parser.error(f"{section} must be a mapping, not {self.config[section]!r}")
 
     def _set_seed(self) -> None:
-        if isinstance(self.config.seed_everything, bool | None):  # any seed is allowed, but it is recorded
+        if isinstance(self.config.seed_everything, bool | None):  # no seed is given: choose one, and record it
             self.config.seed_everything = randrange(2**32)
         if not 0 <= self.config.seed_everything < 2**32:
             self.parser.error(f"seed_everything {self.config.seed_everything} is not between 0 and {2**32 - 1}")
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        help_ = "Seed of all random numbers; null chooses one at random, which config.yaml records."
+        help_ = "Seed of all random numbers; null chooses one at random; train.py records it in the run's config.yaml."
         parser.add_argument("--seed_everything", type=bool | int | None, default=0, help=help_)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

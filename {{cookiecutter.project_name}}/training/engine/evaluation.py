@@ -107,7 +107,7 @@ def make_evaluator(config: Namespace, folder: Path, loggers: list[Logger]) -> Tr
 
 
 def newest_checkpoint() -> Path:
-    """Return the best checkpoint of the newest run that has one, or else its last one.
+    """Return the best checkpoint of the newest run with checkpoints, or its last one if there is no best one.
 
     Raises:
         FileNotFoundError: No run has saved a checkpoint.

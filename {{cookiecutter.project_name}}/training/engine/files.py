@@ -45,7 +45,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def fingerprint(*paths: Path) -> str:
-    """Return a SHA-256 digest of the bytes of files, and of the names and sizes of files in folders, except code."""
+    """Return a SHA-256 digest: of a file its bytes, of a folder its files' names and sizes except .py and .pyc."""
     digest = sha256()
     for path in paths:
         if path.is_file():

@@ -32,7 +32,7 @@ class MetricsFile(Logger):
 
     @property
     def experiment(self) -> Any:
-        """Object whose methods do nothing, for models that write to the experiment of another logger."""
+        """Object whose methods do nothing, so that a model made for another logger's experiment runs with this one."""
         return _DummyExperiment()
 
     @rank_zero_only

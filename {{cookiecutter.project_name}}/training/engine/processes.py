@@ -24,7 +24,7 @@ def gather(trainer: Trainer, value: Any) -> list[Any]:
 
 
 def largest(trainer: Trainer, *values: float) -> list[float]:
-    """Return the largest of each value in all processes."""
+    """Return the maximum of each value over all processes."""
     if trainer.world_size == 1:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float32, device=trainer.strategy.root_device)
@@ -53,7 +53,7 @@ class Rhythm:
         return not half_done and (trainer.world_size == 1 or self.steps >= self.interval)
 
     def restart(self, trainer: Trainer) -> None:
-        """Set the number of steps until the next agreement from the time since the last one in the slowest process."""
+        """Choose the steps until the next exchange by the time that the slowest process took since the last one."""
         (seconds,) = largest(trainer, time.monotonic() - self.begun)
         self.interval = max(1, min(self.LONGEST, int(self.steps / max(seconds, 0.001))))
         self.steps, self.begun = 0, time.monotonic()
@@ -96,7 +96,7 @@ def follow_launcher(config: Namespace, parser: LightningArgumentParser) -> None:
             here = f"the launcher started {processes // nodes} processes on this machine"
             parser.error(f"trainer.devices {config.devices} does not fit, {here}: remove the setting")
         config.devices, config.num_nodes = processes // nodes, nodes
-        if total == local:  # Lightning requires it, but SLURM sets it only for its own flag
+        if total == local:  # Lightning requires this variable, which SLURM sets only for --ntasks-per-node
             os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(processes // nodes))
 
 

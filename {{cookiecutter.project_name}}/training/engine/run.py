@@ -131,7 +131,7 @@ class RunCLI(ProjectCLI):
             if isinstance(logger, Namespace) and "save_dir" in logger.get("init_args", {}):
                 folder = Path(logger.init_args.save_dir or ".")
                 if folder.is_absolute() or ".." in folder.parts:
-                    self.parser.error(f"trainer.logger save_dir {folder}: give a path in the run folder, such as .")
+                    self.parser.error(f"trainer.logger save_dir {folder} must be a path inside the run folder")
                 logger.init_args.save_dir = str(self.run_dir / folder)
 
     def make_trainer(self, config: Namespace) -> Trainer:
@@ -173,7 +173,7 @@ class RunCLI(ProjectCLI):
             if not is_first_process():
                 return None
         self.load_weights(self.checkpoints.best)
-        if missing_for(self, "test", self.trainer):  # the last epoch's validation metrics are logged already
+        if missing_for(self, "test", self.trainer):  # it validates instead, and must not log that again
             return make_evaluator(self.config_init.trainer, self.run_dir, [])
         if self.trainer.world_size == 1:
             return self.trainer

@@ -50,7 +50,7 @@ def predict_fold(checkpoint: Path) -> list[Row]:
 
 
 def rows_of(output: Any) -> list[Row]:
-    """A row for each sample of a batch: the columns that `predict_step` returns, or its output."""
+    """The rows of a batch: the columns that `predict_step` returns, or its output for each sample."""
     columns = output if isinstance(output, Mapping) else {"output": output}
     plain = {name: each.tolist() if isinstance(each, Tensor) else each for name, each in columns.items()}
     return [dict(zip(plain, values, strict=True)) for values in zip(*plain.values(), strict=True)]

@@ -104,7 +104,7 @@ class Plan:
         monitor: Metric by which trials are compared.
         total: Number of trials.
         grid: Settings of each trial; if there are none, the sampler chooses them.
-        sampler: "tpe" or "random".
+        sampler: "tpe" or "random"; "grid" if there is a grid of lists.
     """
 
     folder: Path
@@ -158,7 +158,7 @@ def make_plan(options: argparse.Namespace, flags: list[str]) -> Plan:
     """Make the plan from options and flags; exit with status 2 if they cannot be used together."""
     config = resolve(flags)
     if not config["monitor"]:
-        refuse("--monitor null: a sweep compares trials by a metric, such as --monitor val/loss")
+        refuse("--monitor null: a sweep compares trials by a metric: name one of those that the model logs")
     if config["trainer"]["fast_dev_run"]:
         refuse("--trainer.fast_dev_run saves no runs to compare: use --trainer.max_epochs 1 instead")
     direction = StudyDirection.MAXIMIZE if config["monitor_mode"] == "max" else StudyDirection.MINIMIZE

@@ -171,7 +171,7 @@ class Sweep:
 
     def start(self, job: Job) -> None:
         """Start or resume the run of a trial."""
-        discard_run(job.run)  # if a process was killed before it began
+        discard_run(job.run)  # left by a process that was killed before training started
         begun = (job.run / "run.json").exists()
         flags = ["--resume", str(job.run)] if begun else [*self.plan.flags, *as_flags(job.params)]
         with open(job.run.with_suffix(".log"), "ab") as output:
