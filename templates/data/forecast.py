@@ -515,7 +515,10 @@ class MyDataModule(LightningDataModule):
         return torch.linalg.solve(gram, product).float()
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader(self.train, shuffle=True)
+        train, repeats = self.train, 1000 // len(self.train)
+        if repeats > 1:  # each of few windows is read several times in an epoch
+            train = BatchDataset(*(each.repeat(repeats, 1, 1) for each in train.tensors))
+        return self._loader(train, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(self.val)
