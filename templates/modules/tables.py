@@ -157,8 +157,9 @@ def blank_comments(text: str, separator: str | None) -> str:
     lines = text.splitlines(keepends=True)
     first = next((i for i, line in enumerate(lines) if line.strip() and line[0] not in "#%"), 0)
     by = separator or find_separator("".join(lines[first : first + 200]))
+    widths = [sum(map(len, parse(line, by)[0].values())) for line in lines[: first + 1]]
     for i in range(first):
-        if lines[i].count(by) < lines[first].count(by):
+        if widths[i] < widths[first]:
             lines[i] = "\n"
     return "".join(lines)
 
@@ -227,12 +228,12 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     separator = {"tab": "\t", "\\t": "\t", "blank": " "}.get(options["separator"], options["separator"])
     if given := re.match(r"sep=(.)\r?\n", text):  # for Excel; an empty line in its place keeps the line numbers right
         separator, text = separator or given[1], "\n" + text[given.end() :]
+    if len(separator or "") > 1:
+        raise OSError(f"--data.separator is {separator!r}: give one character, or the word tab or blank (space)")
     if text[:1] in "#%" and (blanked := blank_comments(text, separator)) != text:
         notes.append(f"lines at the start of {file.name} that begin with {text[0]} are comments")
         text = blanked
     separator = separator or find_separator(text)
-    if len(separator) > 1:
-        raise OSError(f"--data.separator is {separator!r}: give one character, or the word tab or blank (space)")
     if separator != ",":
         notes.append(f"{file.name} is separated by {SEPARATORS.get(separator, repr(separator))}")
     rows = read_rows(file, text, separator, options, notes)
