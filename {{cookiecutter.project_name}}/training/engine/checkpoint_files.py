@@ -1,5 +1,6 @@
 """Checkpoint files: written completely, read without running code, and named in the error if they do not fit."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,8 +75,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
             raise OSError(f"{path} is not a checkpoint of this project: it lacks {', '.join(missing)}")
         version = str(checkpoint.get("pytorch-lightning_version"))
         if version.split(".")[:2] != __version__.split(".")[:2]:
-            hint = f"but {__version__} is installed: install the other version"
-            raise OSError(f"{path} was written by Lightning {version}, {hint}")
+            writer = f"version {version}" if re.fullmatch(r"[\d.]+\w*", version) else "another version"
+            raise OSError(f"{path} was written by {writer} of Lightning: install it in place of {__version__}")
         return checkpoint
 
 
