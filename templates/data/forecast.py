@@ -174,7 +174,7 @@ class Clock:
         if self.months:
             return f"{tick // 12:04}-{tick % 12 + 1:02}"
         if self.weekdays:
-            return str(pd.Timestamp(np.busday_offset("1970-01-01", tick)))
+            return str(pd.Timestamp("1970-01-01") + pd.offsets.BusinessDay(int(tick)))
         return str(pd.Timestamp(round(tick), unit="us")) if self.dates else f"{tick:.15g}"
 
     @property
