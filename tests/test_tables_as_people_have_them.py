@@ -104,6 +104,8 @@ def test_weekends_are_no_gaps_in_a_series_without_them(
     assert (len(values), clock.season) == (100, 5)
     assert labels(data) == ["2020-01-01 00:00:00", "2020-05-19 00:00:00"]
     assert [clock.label(step) for step in (2, 3)] == ["2020-01-03 00:00:00", "2020-01-06 00:00:00"]
+    week = pd.Series(pd.bdate_range("2020-01-06", periods=5, tz="UTC"))
+    assert not forecast.Clock(week).weekdays  # it may belong to a series with weekends
 
 
 def test_days_that_could_be_months_are_reported_with_the_flag(

@@ -130,8 +130,8 @@ class Clock:
     """Conversion of the times of a series to numbers of steps since the first one, and back.
 
     Args:
-        times: Datetimes or numbers. The step is the most frequent difference of two of them; calendar months
-            count as equal, and in a daily series without weekends, days from Monday to Friday.
+        times: Datetimes or numbers. The step is the most frequent difference of two of them. Calendar months
+            count as equal; in a daily series without weekends, so does the step from Friday to Monday.
     """
 
     def __init__(self, times: pd.Series) -> None:
@@ -152,8 +152,12 @@ class Clock:
 
     @staticmethod
     def _are_weekdays(times: pd.Series) -> bool:
-        """Return whether the times are days, of which some are on Monday to Friday each, but none at weekends."""
-        daily = (times.dt.normalize() == times).all() and (times.diff() == pd.Timedelta(days=1)).mean() > 0.5
+        """Return whether the times are more than a week of days from Monday to Friday, without weekends."""
+        daily = (
+            len(times) > 5
+            and (times.dt.normalize() == times).all()
+            and (times.diff() == pd.Timedelta(days=1)).mean() > 0.5
+        )
         return bool(daily and {*times.dt.day_of_week} == {0, 1, 2, 3, 4})
 
     def _ticks(self, times: pd.Series) -> np.ndarray:

@@ -230,7 +230,7 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
         separator, text = separator or given[1], "\n" + text[given.end() :]
     if len(separator or "") > 1:
         raise OSError(f"--data.separator is {separator!r}: give one character, or the word tab or blank (space)")
-    if text[:1] in "#%" and (blanked := blank_comments(text, separator)) != text:
+    if text.startswith(("#", "%")) and (blanked := blank_comments(text, separator)) != text:
         notes.append(f"lines at the start of {file.name} that begin with {text[0]} are comments")
         text = blanked
     separator = separator or find_separator(text)
