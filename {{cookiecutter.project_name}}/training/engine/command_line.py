@@ -125,7 +125,7 @@ class ProjectCLI(LightningCLI):
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        help_ = "Seed of all random numbers; null chooses one at random; train.py records it in the run's config.yaml."
+        help_ = "Seed of all random numbers; null chooses one at random. train.py records it in config.yaml of the run."
         parser.add_argument("--seed_everything", type=bool | int | None, default=0, help=help_)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
