@@ -813,6 +813,211 @@ def test_rate_of_each_parameter_group_is_logged(paste: Paste) -> None:
     assert sorted({value for _, value in rate} for rate in rates) in ([{0.25}, {0.5}], [{0.5}, {0.25}])
 
 
+# Layers and loaders that are made late
+
+LATE_LAYERS = {
+    "setup": """
+        def setup(self, stage):
+            self.layers = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, self.trainer.datamodule.num_classes))
+    """,
+    "configure_model": """
+        def __init__(self):
+            super().__init__()
+            self.layers = None
+
+        def configure_model(self):
+            if self.layers is None:
+                self.layers = nn.Linear(8, 2)
+    """,
+    "lazy": """
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.LazyLinear(6), nn.Linear(6, 2))
+            self.layers(torch.zeros(1, 8))
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", list(LATE_LAYERS))
+def test_layers_that_are_made_late_are_tested_evaluated_and_exported(paste: Paste, kind: str) -> None:
+    project = paste(LATE_LAYERS[kind], "num_classes = 2")
+    run = assert_trained(project)
+    assert_evaluated_alike(project)
+    project.run(EXPORT)
+    weights = torch.load(run / "checkpoints" / "best.weights.pth", weights_only=True)
+    best = checkpoint(run, "best")["state_dict"]
+    assert weights.keys() == best.keys()
+    assert all(torch.equal(best[name], weights[name]) for name in weights)
+
+
+def test_loaders_may_belong_to_the_model(paste: Paste) -> None:
+    model = """
+        def test_dataloader(self):
+            from data.data_module import DataLoader, samples
+            return DataLoader(samples(22, 2), batch_size=4)
+    """
+    project = paste(model)
+    file = project.path / "data" / "data_module.py"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("def test_dataloader", "def unused"), encoding="utf-8")
+    assert_trained(project)
+    assert_evaluated_alike(project)
+
+
+def test_weights_left_out_of_the_checkpoint_cost_no_run(paste: Paste) -> None:
+    model = """
+        def __init__(self):
+            super().__init__()
+            self.teacher = nn.Linear(8, 2).requires_grad_(False)
+            self.strict_loading = False
+
+        def state_dict(self):
+            return {name: weights for name, weights in super().state_dict().items() if "teacher" not in name}
+    """
+    run = assert_trained(paste(model))
+    assert not any("teacher" in name for name in checkpoint(run, "best")["state_dict"])
+
+
+# State between steps and epochs
+
+EPOCH_STATE = {
+    "value": """
+        def on_train_epoch_start(self):
+            self.scale = 0.5 ** (self.current_epoch + 1)
+
+        def training_step(self, batch, batch_idx):
+            return self.scale * super().training_step(batch, batch_idx)
+    """,
+    "mode": """
+        def on_train_epoch_start(self):
+            self.layers[2].eval()
+    """,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(EPOCH_STATE))
+def test_what_is_set_at_the_start_of_an_epoch_survives_a_kill(paste: Paste, kind: str) -> None:
+    assert_exact(paste(EPOCH_STATE[kind]))
+
+
+@pytest.mark.slow
+def test_schedule_of_accumulation_survives_a_kill(paste: Paste) -> None:
+    project = paste()
+    file = project.path / "configs" / "config.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    schedule = {"class_path": "GradientAccumulationScheduler", "init_args": {"scheduling": {0: 2, 1: 3}}}
+    config["trainer"]["callbacks"].append(schedule)
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert steps(assert_exact(project, batch=5, done=2)) == 9
+
+
+@pytest.mark.slow
+def test_gradients_that_are_accumulated_by_hand_survive_a_kill(paste: Paste) -> None:
+    model = """
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            self.manual_backward(super().training_step(batch, batch_idx) / 2)
+            if batch_idx % 2:
+                self.optimizers().step()
+                self.optimizers().zero_grad()
+    """
+    assert_exact(paste(model), batch=5, done=2)
+
+
+@pytest.mark.slow
+def test_layers_that_were_unfrozen_stay_so_after_a_kill(paste: Paste) -> None:
+    model = """
+        def __init__(self):
+            super().__init__()
+            self.backbone = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.layers(self.backbone(x))
+
+        def configure_optimizers(self):
+            return torch.optim.Adam([weights for weights in self.parameters() if weights.requires_grad], lr=0.01)
+    """
+    unfreeze = ("--trainer.callbacks+=BackboneFinetuning", "--trainer.callbacks.unfreeze_backbone_at_epoch=1")
+    assert_exact(paste(model), *unfreeze, "--trainer.max_epochs=3", epoch="2")
+
+
+@pytest.mark.slow
+def test_double_precision_survives_a_kill(paste: Paste) -> None:
+    model = """
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return batch[0].double(), batch[1]
+    """
+    run = assert_exact(paste(model), "--trainer.precision=64-true", epoch="1")
+    assert checkpoint(run)["state_dict"]["layers.0.weight"].dtype == torch.float64
+
+
+@pytest.mark.slow
+def test_batch_size_that_the_finder_finds_is_recorded_and_kept(paste: Paste) -> None:
+    data = """
+        def train_dataloader(self):
+            return DataLoader(samples(40, 0), batch_size=self.batch_size, shuffle=True)
+    """
+    project = paste(data=data)
+    finder = (
+        "--trainer.callbacks+=BatchSizeFinder",
+        "--trainer.callbacks.init_val=8",
+        "--trainer.callbacks.max_trials=1",
+    )
+    project.run(TRAIN, *finder)
+    project.run(TRAIN, *finder, status=9, DIE_AT_BATCH="2")
+    project.run(TRAIN, "--resume")
+    whole, resumed = project.runs()
+    assert settings(resumed)["data"]["batch_size"] == 8
+    weights = checkpoint(resumed)["state_dict"]
+    assert all(torch.equal(weights[name], same) for name, same in checkpoint(whole)["state_dict"].items())
+
+
+def test_metric_that_the_model_collects_itself_is_said_to_be_inexact(paste: Paste) -> None:
+    model = """
+        def on_train_epoch_end(self):
+            self.log("train/own", 1.0)
+    """
+    project = paste(model)
+    project.run(TRAIN, status=9, DIE_AT_BATCH="5")
+    assert "only the steps after the checkpoint" in project.run(TRAIN, "--resume").stderr
+
+
+@pytest.mark.slow
+def test_schedule_by_numpy_survives_a_kill(paste: Paste) -> None:
+    model = """
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: np.cos(step / 20))
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+    """
+    project = paste(model)
+    file = project.path / "models" / "my_model.py"
+    file.write_text(f"import numpy as np\n{file.read_text(encoding='utf-8')}", encoding="utf-8")
+    assert_exact(project)
+
+
+def test_object_in_a_checkpoint_is_refused_at_the_first_one(paste: Paste) -> None:
+    model = """
+        def on_save_checkpoint(self, checkpoint):
+            checkpoint["loss_function"] = cross_entropy
+    """
+    done = paste(model).run(TRAIN, status=1, DIE_AT_BATCH="5")
+    assert "'loss_function'" in sentence(done.stderr)
+
+
+def test_frozen_infinite_mask_is_no_fault(paste: Paste) -> None:
+    model = """
+        def __init__(self):
+            super().__init__()
+            self.mask = nn.Parameter(torch.full((2,), float("-inf")), requires_grad=False)
+    """
+    assert_trained(paste(model))
+
+
 # Callbacks and loggers
 
 
@@ -1190,6 +1395,122 @@ def test_class_of_the_other_lightning_is_named(paste: Paste) -> None:
     file.write_text(text.replace("from lightning import", "from pytorch_lightning import"), encoding="utf-8")
     said = sentence(project.run(TRAIN, status=1).stderr)
     assert "MyModel" in said and "pytorch_lightning" in said and "from lightning" in said
+
+
+def test_argument_without_type_and_default_needs_a_value(paste: Paste) -> None:
+    model = """
+        def __init__(self, hidden):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(8, hidden), nn.Linear(hidden, 2))
+    """
+    project = paste(model)
+    assert "model.hidden" in sentence(project.run(TRAIN, status=2).stderr)
+    assert_trained(project, "--model.hidden=3")
+    assert_evaluated_alike(project)
+
+
+def test_default_that_no_config_file_can_hold_is_left_to_the_code(paste: Paste) -> None:
+    model = """
+        def __init__(self, head: nn.Module = nn.Linear(8, 2)):
+            super().__init__()
+            self.layers = head
+    """
+    project = paste(model)
+    run = assert_trained(project)
+    assert "head" not in settings(run)["model"]
+    assert_evaluated_alike(project)
+    project.run(TRAIN, "--resume", run.name, "--trainer.max_epochs=3")
+    assert steps(run) == 3 * STEPS
+
+
+def test_callback_with_an_enumeration_as_its_default(paste: Paste) -> None:
+    timer = ("--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:01:00:00")
+    run = assert_trained(paste(), *timer)
+    assert settings(run)["trainer"]["callbacks"][-1]["init_args"]["interval"] == "step"
+
+
+def test_data_folder_that_holds_the_logs_can_be_resumed(paste: Paste) -> None:
+    data = """
+        def __init__(self, data_dir: str = "./"):
+            super().__init__()
+    """
+    project = paste(data=data)
+    project.run(TRAIN, status=9, DIE_AT_BATCH="5")
+    project.run(TRAIN, "--resume")
+    assert steps(project.runs()[-1]) == 2 * STEPS
+
+
+@pytest.mark.parametrize("flag", ["--trainer.max_epochs=0", "--trainer.barebones=true"])
+def test_flags_that_train_nothing_are_refused(paste: Paste, flag: str) -> None:
+    assert flag.split("=")[0].removeprefix("--") in sentence(paste().run(TRAIN, flag, status=2).stderr)
+
+
+def test_model_without_forward_is_exported_as_weights_alone(paste: Paste) -> None:
+    model = """
+        def forward(self, first, second):
+            return self.layers(first) - self.layers(second)
+
+        def training_step(self, batch, batch_idx):
+            return cross_entropy(self(batch[0], -batch[0]), batch[1])
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val/loss", self.training_step(batch, batch_idx))
+
+        def test_step(self, batch, batch_idx):
+            self.log("test/loss", self.training_step(batch, batch_idx))
+    """
+    project = paste(model)
+    assert_trained(project)
+    project.run(EXPORT)
+    for command in ((EXPORT, "--format=model"), (PREDICT,)):
+        assert "second" in project.run(*command, status=1).stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_exported_file_gives_all_outputs_random_ones_too(paste: Paste) -> None:
+    model = """
+        def training_step(self, batch, batch_idx):
+            return cross_entropy(self(batch[0])[0], batch[1])
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val/loss", self.training_step(batch, batch_idx))
+
+        def test_step(self, batch, batch_idx):
+            self.log("test/loss", self.training_step(batch, batch_idx))
+
+        def forward(self, x):
+            return self.layers(x), x.sum(1)
+    """
+    project = paste(model)
+    assert_trained(project)
+    for form in ("onnx", "pt2", "model"):
+        project.run(EXPORT, f"--format={form}")
+    noisy = model.replace("return self.layers(x)", "return self.layers(x) + torch.rand(len(x), 2)")
+    fill(project, MODEL + indent(dedent(noisy), "    "), DATA + "    pass")
+    assert_trained(project)
+    project.run(EXPORT, "--format=model")
+
+
+def test_network_that_cannot_be_pickled_is_named(paste: Paste) -> None:
+    model = """
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.utils.parametrizations.weight_norm(nn.Linear(8, 2))
+    """
+    project = paste(model)
+    assert_trained(project)
+    assert "--format weights" in sentence(project.run(EXPORT, "--format=model", status=1).stderr)
+
+
+def test_prediction_of_a_whole_batch_is_printed_with_each_sample(paste: Paste) -> None:
+    model = """
+        def predict_step(self, batch, batch_idx):
+            return {"logits": self(batch[0]), "batch": batch_idx}
+    """
+    project = paste(model)
+    assert_trained(project)
+    rows = json.loads(project.run(PREDICT, "--format=json").stdout)
+    assert [row["batch"] for row in rows] == [i // 4 for i in range(22)]
 
 
 # NaN

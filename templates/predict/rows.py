@@ -93,6 +93,8 @@ def rows_of(output: Any) -> list[dict[str, Any]]:
     elif not isinstance(output, Mapping):
         output = {"output": [str(output)]}
     columns = [values.tolist() if isinstance(values, Tensor) else values for values in output.values()]
+    number = max((len(values) for values in columns if isinstance(values, list)), default=1)
+    columns = [values if isinstance(values, list) else [values] * number for values in columns]  # of a whole batch
     return [dict(zip(output, values, strict=True)) for values in zip(*columns, strict=True)]
 
 

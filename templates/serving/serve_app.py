@@ -116,7 +116,7 @@ class Predictor:
 
     def __init__(self, cli: CheckpointCLI) -> None:
         self.cli = cli
-        cli.load_weights(cli.ckpt_path)
+        cli.restore()
         cli.ckpt_path = None  # type: ignore[assignment] # the trainer would read it again for each request
         cli.datamodule.num_workers = 0  # starting worker processes would take longer than reading a few inputs
 

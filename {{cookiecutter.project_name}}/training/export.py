@@ -2,10 +2,11 @@
 
 import sys
 from contextlib import redirect_stderr
-from copy import deepcopy
 from importlib.util import find_spec
 from io import StringIO
+from math import inf
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -49,10 +50,12 @@ def main(args: list[str] | None = None) -> None:
     if form == "onnx" and not (find_spec("onnxruntime") and find_spec("onnxscript")):
         raise OSError('onnx needs two more packages: pip install "onnxruntime>=1.20,<2" "onnxscript>=0.5,<1"')
     output = cli.config.output or cli.ckpt_path.with_suffix(FORMATS[form][0])
-    cli.load_weights(cli.ckpt_path)
-    module, example = cli.model, find_example(cli)
+    cli.restore()
+    module, example = cli.model, ()
     if hasattr(cli.model, "export_module"):
         module, example = cli.model.export_module()
+    elif form != "weights":
+        example = find_example(cli)
     unchecked = output.with_name(f"unchecked-{output.name}")
     try:
         unchecked.touch()
@@ -68,7 +71,8 @@ def main(args: list[str] | None = None) -> None:
         unchecked.replace(output)
     finally:
         unchecked.unlink(missing_ok=True)
-    print(f"{output}\nchecked: the outputs of the file differ from the checkpoint's by at most {difference:.1e}")
+    what = "weights" if form == "weights" else "outputs"
+    print(f"{output}\nchecked: the {what} of the file differ from the checkpoint's by at most {difference:.1e}")
     print(describe_use(form, output.resolve(), example))
 
 
@@ -87,10 +91,24 @@ def find_example(cli: ExportCLI) -> tuple[Any, ...]:
 
 @torch.no_grad()
 def export(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> float:
-    """Write a module, read the file as its user would, and return the largest difference of the outputs."""
-    expected = module(*example)
+    """Write a module, read the file as its user would, and return the largest difference of weights or outputs.
+
+    Raises:
+        OSError: The module does not take the example, or the format cannot hold the module.
+    """
+    if form == "weights":
+        torch.save(module.state_dict(), file)
+        saved = torch.load(file, weights_only=True)
+        return 0.0 if all(torch.equal(saved[name], weights) for name, weights in module.state_dict().items()) else inf
+    try:
+        torch.manual_seed(0)  # for modules that draw random numbers
+        expected = module(*example)
+    except (AttributeError, NotImplementedError, TypeError) as error:
+        hint = "set example_input_array in the model, or use --format weights"
+        raise OSError(f"forward does not take the inputs of the first batch ({error}): {hint}") from error
     write(module, form, file, example)
-    return largest_difference(read(module, form, file, example), expected)
+    torch.manual_seed(0)
+    return largest_difference(read(form, file, example), expected)
 
 
 def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> None:
@@ -99,8 +117,12 @@ def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) ->
     Raises:
         OSError: The format cannot hold the module.
     """
-    if form in ("weights", "model"):
-        torch.save(module if form == "model" else module.state_dict(), file)
+    if form == "model":
+        try:
+            torch.save(module, file)
+        except (AttributeError, RuntimeError, PicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            raise OSError(f"this network cannot be pickled ({reason}): use --format weights") from error
         return
     try:
         sizes = tuple({axis: Dim.AUTO for axis, n in enumerate(tensor.shape) if n > 1} for tensor in example)
@@ -120,14 +142,8 @@ def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) ->
         )
 
 
-def read(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> Any:
+def read(form: str, file: Path, example: tuple[Any, ...]) -> Any:
     """Return the outputs of a written file for the example, reading the file as its user would."""
-    if form == "weights":
-        fresh = deepcopy(module)
-        for weights in fresh.parameters():
-            weights.zero_()
-        fresh.load_state_dict(torch.load(file, weights_only=True))
-        return fresh(*example)
     if form == "model":
         return torch.load(file, weights_only=False)(*example)  # written by this process a moment ago
     if form == "pt2":
@@ -136,7 +152,8 @@ def read(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> 
 
     session = InferenceSession(file)
     feed = {node.name: tensor.numpy() for node, tensor in zip(session.get_inputs(), example, strict=True)}
-    return torch.from_numpy(session.run(None, feed)[0])
+    outputs = [torch.from_numpy(output) for output in session.run(None, feed)]
+    return outputs[0] if len(outputs) == 1 else outputs
 
 
 def describe_use(form: str, file: Path, example: tuple[Any, ...]) -> str:

@@ -25,10 +25,10 @@ def main(args: list[str] | None = None) -> None:
         evaluate(cli, trainer, "test", None)
         return
 
-    tester = cli.make_tester()
+    tester, checkpoint = cli.make_tester()
     if tester is None:
         return  # only the first process tests the model
-    metrics = evaluate(cli, tester, "test", None)
+    metrics = evaluate(cli, tester, "test", checkpoint)
     cli.finish(metrics)  # before the pictures, as these may fail
     best = cli.checkpoints
     if best.best_score is not None:

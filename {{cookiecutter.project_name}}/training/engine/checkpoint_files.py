@@ -9,11 +9,12 @@ from typing import Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
-from lightning import __version__
+from lightning import LightningModule, __version__
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from training.engine.files import replacing
+from training.engine.plain_values import is_plain, make_plain
 
 PARTS = {"state_dict": dict, "loops": dict, "callbacks": dict, "run": dict} | {
     "optimizer_states": list,
@@ -40,7 +41,7 @@ def read_checkpoint(file: Path | str) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # torch.load raises many types
-        reason = str(error).splitlines()[0]
+        reason = re.sub(r"\x1b\[[\d;]*m", "", str(error).splitlines()[0])  # without colors
         raise OSError(
             f"{file} holds more than plain values and tensors, so it is not loaded ({reason}): use a checkpoint that"
             " train.py has written"
@@ -52,6 +53,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     def __init__(self) -> None:
         self.kept: tuple[Path, dict[str, Any]] | None = None
+        self.checked: set[str] = set()
 
     def read_step(self, path: Path) -> int:
         """Return the number of steps of a checkpoint, which is kept for `load_checkpoint` so that it is read once."""
@@ -62,6 +64,14 @@ class SafeCheckpointIO(TorchCheckpointIO):
             raise OSError(f"{path} is not a checkpoint of this project: it lacks {error}") from error
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        for key in set(checkpoint) - {"state_dict"}:
+            checkpoint[key] = make_plain(checkpoint[key])
+            if key not in self.checked and not is_plain(checkpoint[key]):
+                raise OSError(
+                    f"{path} is not saved: {key!r} holds objects that cannot be read without running code:"
+                    " save numbers, texts, lists, dicts and tensors only"
+                )
+        self.checked = set(checkpoint)  # once, as it takes as long as saving
         with replacing(Path(path)) as partial, open(partial, "wb") as file:
             torch.save(checkpoint, file)
 
@@ -95,6 +105,20 @@ def naming(checkpoint: Path | None) -> Iterator[None]:
         if not any(frame.filename.endswith("checkpoint_connector.py") for frame in extract_tb(error.__traceback__)):
             raise
         raise misfit(checkpoint, error) from error
+
+
+def load_weights(model: LightningModule, file: Path) -> None:
+    """Load the weights of a checkpoint into a model.
+
+    Raises:
+        OSError: They do not fit the model.
+    """
+    checkpoint = SafeCheckpointIO().load_checkpoint(file)
+    try:
+        model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise misfit(file, error) from error
 
 
 def misfit(checkpoint: Path | None, error: Exception) -> OSError:

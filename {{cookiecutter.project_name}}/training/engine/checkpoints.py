@@ -10,8 +10,11 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.seed import _collect_rng_states
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.optim import Optimizer
 
+from training.engine.checkpoint_files import load_weights
 from training.engine.files import replacing
 from training.engine.interrupts import warn
 from training.engine.plain_values import make_plain
@@ -39,8 +42,10 @@ class Checkpoints(Checkpoint):
         self.saved_at = time.monotonic()
         self.validated = self.warned = False
         self.extended = False  # whether a resumed run is to be longer than before
-        self.averages = False  # whether averages over the epoch are logged, whose sums the resumed checkpoint lacks
+        self.averages = False  # whether metrics are collected over the epoch, whose sums the resumed checkpoint lacks
         self.loss: Tensor | None = None  # sum of the losses of the step
+        self.pending = False  # whether gradients are accumulated that no optimizer has used
+        self.frozen: list[str] | None = None  # parameters that the resumed checkpoint had frozen
         self.random: dict[str, Any] | None = None  # random state of the checkpoint, until the loop takes it
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,7 +57,9 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         logged = [metric.meta for metric in trainer.fit_loop.epoch_loop._results.values()]
         averages = any(meta.on_epoch and meta.fx != "on_train_epoch_end" for meta in logged)
+        averages = averages or is_overridden("on_train_epoch_end", pl_module)
         checkpoint["run"] = {"given": self.given, "stopped": trainer.should_stop, "averages": averages}
+        checkpoint["run"]["frozen"] = [n for n, weights in pl_module.named_parameters() if not weights.requires_grad]
         checkpoint["epoch"] = trainer.fit_loop.epoch_progress.current.started - 1  # the last begun, finished or not
         checkpoint["random"] = gather(trainer, make_plain(_collect_rng_states()))
 
@@ -60,19 +67,26 @@ class Checkpoints(Checkpoint):
         if len(checkpoint["random"]) == trainer.world_size:
             self.random = checkpoint["random"][trainer.global_rank]
         trainer.should_stop = checkpoint["run"]["stopped"] and not self.extended
-        self.averages = checkpoint["run"]["averages"]
+        self.averages, self.frozen = checkpoint["run"]["averages"], checkpoint["run"]["frozen"]
         for schedule in checkpoint["lr_schedulers"]:
             for key in ("total_steps", "_schedule_phases"):  # of OneCycleLR: the run may be resumed with more epochs
                 schedule.pop(key, None)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
+        self.pending = True
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self.pending = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = time.monotonic()
+        if self.frozen is not None:
+            for name, weights in pl_module.named_parameters():
+                weights.requires_grad = name not in self.frozen
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.monitor and self.monitor.startswith("val"):
+        if self.monitor and self.monitor.startswith("val") and trainer.callback_metrics:
             self._warn_of_missing_metric(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
@@ -83,6 +97,10 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validated = not trainer.sanity_checking
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.best.exists():  # not before, as layers may be made in setup
+            load_weights(pl_module, self.best)
 
     @property
     def run(self) -> str:
@@ -138,7 +156,7 @@ class Checkpoints(Checkpoint):
         if trainer.fast_dev_run:
             return
         for name, weights in trainer.lightning_module.named_parameters():
-            if not torch.isfinite(weights).all():
+            if weights.requires_grad and not torch.isfinite(weights).all():
                 raise FloatingPointError(
                     f"{name} holds NaN or infinite weights at step {trainer.global_step}, so no checkpoint is saved:"
                     " look for NaN in the training data, or use a lower learning rate"

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from random import randrange
 from typing import Any, NoReturn
@@ -12,8 +12,11 @@ from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from training.engine.checkpoint_files import SafeCheckpointIO, misfit, naming
+from training.engine.checkpoint_files import naming
+
+LOADERS = [f"{split}_dataloader" for split in ("train", "val", "test", "predict")]
 
 
 def refuse(message: str) -> NoReturn:
@@ -116,6 +119,11 @@ class ProjectCLI(LightningCLI):
         for section in ("trainer", "model", "data"):
             if not isinstance(self.config.get(section, Namespace()), Namespace):
                 parser.error(f"{section} must be a mapping, not {self.config[section]!r}")
+        for section, given_class in (("model", self._model_class), ("data", self._datamodule_class)):
+            for name, parameter in signature(given_class).parameters.items():
+                required = parameter.default is parameter.annotation is Parameter.empty
+                if required and name not in self.linked and self.config.get(section, {}).get(name, ...) is None:
+                    parser.error(f"{section}.{name} has no value and no default: set it in configs/config.yaml")
 
     def _set_seed(self) -> None:
         if isinstance(self.config.seed_everything, bool | None):  # no seed is given: choose one, and record it
@@ -152,6 +160,9 @@ class ProjectCLI(LightningCLI):
             setattr(self.datamodule, name, value)
         linked = {name: getattr(self.datamodule, name) for name in self.linked}
         self.model = self.make_model({**self.config_init.get("model", {}), **linked})
+        for name in LOADERS:
+            if is_overridden(name, self.model) and not is_overridden(name, self.datamodule):
+                setattr(self.datamodule, name, getattr(self.model, name))
         self.trainer = self.make_trainer(self.config_init.trainer)
 
     def place(self, config: Namespace) -> None:
@@ -165,15 +176,6 @@ class ProjectCLI(LightningCLI):
     def make_trainer(self, config: Namespace) -> Trainer:
         """Make the trainer of the command."""
         raise NotImplementedError
-
-    def load_weights(self, file: Path) -> None:
-        """Load the weights of a checkpoint."""
-        checkpoint = SafeCheckpointIO().load_checkpoint(file)
-        try:
-            self.model.on_load_checkpoint(checkpoint)
-            self.model.load_state_dict(checkpoint["state_dict"])
-        except (RuntimeError, TypeError, KeyError) as error:
-            raise misfit(file, error) from error
 
     def run(self, method: Callable[..., Any], checkpoint: Path | None, **options: Any) -> Any:
         """Seed all random number generators, then call `fit`, `test`, `validate` or `predict` of a trainer.

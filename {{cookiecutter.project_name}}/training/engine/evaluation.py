@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from training.engine.checkpoint_files import SafeCheckpointIO, misfit
+from training.engine.checkpoint_files import SafeCheckpointIO, load_weights, misfit
 from training.engine.command_line import ProjectCLI, flag_value, read_config
 from training.engine.interrupts import warn
 from training.engine.run_folder import LOGS, newest_first
@@ -57,14 +57,15 @@ class CheckpointCLI(ProjectCLI):
             with torch.device("meta"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about pretrained weights, which are not loaded here
                 weights = self._model_class(**arguments).state_dict()
+                shapes = {name: each.shape for name, each in weights.items()}
         except Exception:  # shapes are not compared if the network cannot be built on the meta device
-            weights = {}
-        for name, expected in weights.items():
-            shape = getattr(saved.get(name), "shape", expected.shape)
-            if shape != expected.shape:
-                shapes = f"{tuple(shape)} in the checkpoint, but {tuple(expected.shape)} in the model"
+            shapes = {}
+        for name, expected in shapes.items():
+            shape = getattr(saved.get(name), "shape", expected)
+            if shape != expected:
+                both = f"{tuple(shape)} in the checkpoint, but {tuple(expected)} in the model"
                 raise OSError(
-                    f"{self.ckpt_path} does not fit the project: {name} has the shape {shapes}: use the code and"
+                    f"{self.ckpt_path} does not fit the project: {name} has the shape {both}: use the code and"
                     " settings that it was trained with, or another checkpoint"
                 )
         try:
@@ -83,6 +84,16 @@ class CheckpointCLI(ProjectCLI):
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
         """Add the options of one command."""
+
+    def restore(self) -> None:
+        """Load the weights, after making layers that the model makes in `setup` or `configure_model`."""
+        self.model.trainer, self.trainer.datamodule = self.trainer, self.datamodule
+        if is_overridden("setup", self.model):
+            self.datamodule.prepare_data()
+            self.datamodule.setup("test")
+            self.model.setup("test")
+        self.model.configure_model()
+        load_weights(self.model, self.ckpt_path)
 
     def place(self, config: Namespace) -> None:
         config.logger, config.callbacks, config.profiler = None, None, None
@@ -166,7 +177,7 @@ def predict(cli: CheckpointCLI, inputs: list[str]) -> list[Any]:
         model.predict_step = lambda batch, *rest: model(batch[0] if isinstance(batch, list | tuple) else batch)
     try:
         return list(cli.run(cli.trainer.predict, cli.ckpt_path) or [])
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
         if own_loader:
             raise
         step, loader = f"{type(model).__name__}.predict_step", f"{type(data).__name__}.predict_dataloader"

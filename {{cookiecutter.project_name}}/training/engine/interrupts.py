@@ -27,6 +27,7 @@ IRRELEVANT = (
     ".*have no `validation_step`",
     ".*callbacks used to create the checkpoint",
     ".*were assigned during export",
+    r"\s*Unable to serialize instance",
 )
 
 

@@ -21,6 +21,7 @@ from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch.loops.fetchers import _DataFetcher, _profile_nothing
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook
 from torch.utils.data import DataLoader, IterableDataset
 
 from training.engine.checkpoints import Checkpoints
@@ -70,7 +71,7 @@ class EpochLoop(_TrainingEpochLoop):
         if any(getattr(loader, "persistent_workers", False) for loader in data_fetcher.combined_loader.flattened):
             warn("persistent workers keep their own random state, so random transforms are resumed inexactly")
         if self.batch_progress.current.ready and self.checkpoints.averages:
-            warn("metrics that training_step averages over the epoch cover only the steps after the checkpoint")
+            warn("training metrics that are collected over the epoch cover only the steps after the checkpoint")
 
     def seed_reading(self) -> None:
         """Make the order of the training data depend only on the seed and the epoch."""
@@ -106,7 +107,7 @@ class EpochLoop(_TrainingEpochLoop):
     def end_step(self) -> None:
         """Save checkpoints or end the run after a complete step, where necessary; raise an error for a NaN loss."""
         self.watch_loss()
-        complete, half_done = self._num_ready_batches_reached(), self._should_accumulate()
+        complete, half_done = self._num_ready_batches_reached(), self.checkpoints.pending
         interrupted = due = False
         if self.rhythm.is_due(self.trainer, half_done) or complete or self.done or self.checkpoints.validated:
             interrupted, due, failed = agree(
@@ -165,6 +166,12 @@ class FitLoop(_FitLoop):
         loop.interrupts.deferred = False
         if loop.checkpoints in self.trainer.callbacks:
             loop.checkpoints.finish(self.trainer)
+
+    def on_advance_start(self) -> None:
+        super().on_advance_start()
+        if self.restarted_mid_epoch:  # the rest of the epoch needs what these hooks prepare
+            _call_callback_hooks(self.trainer, "on_train_epoch_start")
+            _call_lightning_module_hook(self.trainer, "on_train_epoch_start")
 
     def on_advance_end(self) -> None:
         super().on_advance_end()

@@ -27,10 +27,20 @@ def make_plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, Path):
         return str(value)
-    for plain in (bool, int, float, str):
+    for plain in (bool, int, float):
         if isinstance(value, plain):
             return plain(value)
-    return value
+    return str.__str__(value) if isinstance(value, str) else value  # str() would give the name of an enum's member
+
+
+def without_objects(options: Any) -> Any:
+    """Leave out options whose value jsonargparse could not write, so that they keep their default."""
+    if isinstance(options, list):
+        return [without_objects(each) for each in options]
+    if not isinstance(options, dict):
+        return options
+    kept = {key: value for key, value in options.items() if not str(value).startswith("Unable to serialize instance")}
+    return {key: without_objects(value) for key, value in kept.items()}
 
 
 def is_plain(value: Any) -> bool:

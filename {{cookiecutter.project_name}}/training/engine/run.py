@@ -23,7 +23,7 @@ from training.engine.files import read_json, write_json
 from training.engine.interrupts import Interrupts, is_first_process
 from training.engine.loops import install_loops
 from training.engine.metrics_file import ALL_STEPS, MetricsFile
-from training.engine.plain_values import as_list, is_plain, keep_plain_hyperparameters, make_plain
+from training.engine.plain_values import as_list, is_plain, keep_plain_hyperparameters, make_plain, without_objects
 from training.engine.processes import follow_launcher, rejoin_launcher
 from training.engine.reports import LossLogger
 from training.engine.run_folder import (
@@ -98,11 +98,16 @@ class RunCLI(ProjectCLI):
         self.allow_changed_data = self.config.pop("allow_changed_data")
         self.changed = self.find_changes() if self.resumed else []
         config = self.config.trainer
+        for each in as_list(config.callbacks):
+            for name, value in vars(each.get("init_args", Namespace())).items():
+                each.init_args[name] = make_plain(value)  # jsonargparse cannot write a StrEnum
         if config.precision in ("16-true", "bf16-true"):
             mixed = config.precision.replace("true", "mixed")
             self.parser.error(f"trainer.precision {config.precision} computes metrics in 16 bits; use {mixed}")
         if config.enable_checkpointing is False:
             self.parser.error("trainer.enable_checkpointing must be true, as a run saves checkpoints: remove it")
+        if config.max_epochs == 0 or config.barebones:
+            self.parser.error("trainer.max_epochs 0 and trainer.barebones train no model: remove them")
         if config.default_root_dir:
             self.parser.error("trainer.default_root_dir must be null, as a run writes to logs/: remove it")
         if any(word in str(config.strategy) for word in ("spawn", "fork", "notebook")):
@@ -160,24 +165,25 @@ class RunCLI(ProjectCLI):
     def after_instantiate_classes(self) -> None:
         keep_plain_hyperparameters(self.model)
         keep_plain_hyperparameters(self.datamodule)
+        if self.config.trainer.precision == "64-true":
+            self.model.double()  # before a checkpoint is loaded, whose weights would be rounded otherwise
         if self.config.compile != "none":
             self.model.compile(mode=self.config.compile)
 
-    def make_tester(self) -> Trainer | None:
-        """Load the best weights and return the trainer for the test.
+    def make_tester(self) -> tuple[Trainer | None, Path | None]:
+        """Return the trainer for the test, and the best checkpoint unless the trainer loads it by itself.
 
-        With several processes, the first one tests on one device, and the others get None.
+        With several processes, the first one tests on one device, and the others get no trainer.
         """
         if self.trainer.world_size > 1:
             torch.distributed.destroy_process_group()
             if not is_first_process():
-                return None
-        self.load_weights(self.checkpoints.best)
+                return None, None
         if missing_for(self, "test", self.trainer):  # it validates instead, and must not log that again
-            return make_evaluator(self.config_init.trainer, self.run_dir, [])
+            return make_evaluator(self.config_init.trainer, self.run_dir, []), self.checkpoints.best
         if self.trainer.world_size == 1:
-            return self.trainer
-        return make_evaluator(self.config_init.trainer, self.run_dir, self.trainer.loggers)
+            return self.trainer, None
+        return make_evaluator(self.config_init.trainer, self.run_dir, self.trainer.loggers), self.checkpoints.best
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Write the metrics of the test, and mark the run as finished."""
@@ -191,8 +197,11 @@ class RunCLI(ProjectCLI):
 
     def plain_config(self) -> dict[str, Any]:
         """Return all settings as in a config file."""
-        return dict(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+        return self._dump(skip_none=False)
 
     def changes(self) -> dict[str, Any]:
         """Return the settings that differ from their defaults."""
-        return dict(yaml.safe_load(self.parser.dump(self.config, skip_default=True)) or {})
+        return self._dump(skip_default=True)
+
+    def _dump(self, **how: bool) -> dict[str, Any]:
+        return dict(without_objects(yaml.safe_load(self.parser.dump(self.config, **how)) or {}))

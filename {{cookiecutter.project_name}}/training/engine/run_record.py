@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
 
 from training.engine.files import replacing
 from training.engine.run_folder import describe_run
@@ -21,7 +21,7 @@ class RunRecord(Callback):
         self.cli = cli
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.take_found_rate(trainer)
+        self.take_found_values(trainer)
         if trainer.fast_dev_run or not trainer.is_global_zero:
             return
         cli, config = self.cli, self.cli.plain_config()
@@ -31,9 +31,14 @@ class RunRecord(Callback):
         for logger in [] if cli.resumed else trainer.loggers:
             logger.log_hyperparams(config)
 
-    def take_found_rate(self, trainer: Trainer) -> None:
-        """Use and record the learning rate that a LearningRateFinder has found."""
+    def take_found_values(self, trainer: Trainer) -> None:
+        """Record the batch size and the learning rate that Lightning's finders have found, and use that rate."""
         for finder in trainer.callbacks:
+            if isinstance(finder, BatchSizeFinder) and finder.optimal_batch_size:
+                print(f"batch size found: {finder.optimal_batch_size}", flush=True)
+                for section in ("model", "data"):
+                    if "batch_size" in self.cli.config.get(section, {}):
+                        self.cli.config[section].batch_size = finder.optimal_batch_size
             if isinstance(finder, LearningRateFinder) and finder.optimal_lr:
                 trainer.strategy.setup_optimizers(trainer)
                 print(f"learning rate found: {(rate := finder.optimal_lr.suggestion()):.3g}", flush=True)
