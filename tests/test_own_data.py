@@ -188,6 +188,34 @@ def test_column_that_counts_the_rows_is_warned_about(tabular: Variant, rows: pd.
     assert tabular(file, "--data.target=size", "--data.ignore+=id").stderr == ""
 
 
+def test_numbers_of_many_rows_are_encoded_by_bins_of_their_values(tabular: Variant, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0)
+    x, flag = numbers.exponential(size=8000) * (numbers.random(8000) < 0.1), numbers.integers(0, 2, 8000)
+    frame = pd.DataFrame({"x": x.round(3), "flag": flag, "y": np.where((x > 0.5) & (x < 1.0), 3.0, 0.0) + flag + 0.5})
+    many, few = save(frame, tmp_path), save(frame[:400], tmp_path, "few.csv")
+    code = f"""
+import torch
+from data.data_module import MyDataModule
+from models.my_model import Bins
+few = MyDataModule(csv={str(few)!r}, task="regression")
+assert few.bins == []
+data = MyDataModule(csv={str(many)!r}, task="regression")
+data.setup("fit")
+skewed, flag = data.bins
+assert 60 <= len(skewed) <= 65 and len(flag) == 2
+values = torch.unique(data.train.tensors[0][:, 0])
+counts = torch.histogram(values, torch.tensor(skewed)).hist
+assert counts.min() >= counts.max() / 2
+positions = Bins(data.bins)(torch.tensor([[skewed[0], flag[0]], [skewed[1], flag[1]], [99.0, 99.0]]))
+assert positions.sum(dim=1).tolist() == [0.0, 2.0, len(skewed)]
+"""
+    tabular.run("code", code)
+    flags = [*SHORT_RUN, "--trainer.max_epochs=2", "--data.task=regression"]
+    tabular.run("train", f"--data.csv={many}", *flags)
+    printed = tabular.run("predict", many, "--format", "json").stdout
+    assert len(json.loads(printed)) == 8000
+
+
 def test_equal_rows_share_a_split(tabular: Variant, rows: pd.DataFrame, tmp_path: Path) -> None:
     file = save(pd.concat([rows, rows, rows]).sample(frac=1, random_state=0), tmp_path)
     code = f"""

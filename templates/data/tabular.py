@@ -45,6 +45,9 @@ ROOT = Path(__file__).resolve().parents[1]
 MISSING = "(missing)"  # category of the gaps in a column of categories
 BOOLEANS = ("true", "false", "yes", "no")
 MAX_CLASSES = 20  # a target with more different whole numbers is a quantity
+ROWS_FOR_BINS = 5000  # bins need so many training rows
+MAX_BINS = 64  # of a column
+MAX_EDGES = 4096  # of all columns
 Task = Literal["regression", "binary", "multiclass"]
 Features = tuple[Tensor, Tensor]  # scaled numbers (N, F), float32, and categories (N, C), int64
 
@@ -299,6 +302,22 @@ class MyDataModule(LightningDataModule):
     def gaps(self) -> list[str]:
         """Columns of numbers with gaps in the training rows. Each gets an indicator, 1 for a gap."""
         return [name for name in self.numbers if self.splits["train"][name].isna().any()]
+
+    @cached_property
+    def bins(self) -> list[list[float]]:
+        """Edges of bins for each column of numbers, scaled, with equally many different values in each.
+
+        Empty for few training rows, which bins overfit.
+        """
+        train = self.splits["train"]
+        if len(train) < ROWS_FOR_BINS:
+            return []
+        shares = np.linspace(0, 1, min(MAX_BINS, MAX_EDGES // max(len(self.numbers), 1)) + 1)
+        bins = []
+        for name, (mean, std) in self.numbers.items():
+            edges = np.quantile(train[name].dropna().unique(), shares, method="nearest")
+            bins.append(((np.unique(edges) - mean) / std).tolist())
+        return bins
 
     @cached_property
     def categories(self) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """A multilayer perceptron for rows of numbers and categories, and its LightningModule."""
 
+from itertools import pairwise
 from math import log
 from typing import Any, Literal
 
@@ -44,11 +45,36 @@ def make_metrics(task: str, num_classes: int) -> dict[str, Metric]:
     return metrics | ({"auroc": MulticlassAUROC(num_classes)} if task == "binary" else {})
 
 
+class Bins(nn.Module):
+    """Position of numbers within bins: 0 below a bin, 1 above it. From https://arxiv.org/abs/2203.05556, section 3.2.
+
+    Args:
+        edges: Edges of the bins of each column, ascending.
+    """
+
+    def __init__(self, edges: list[list[float]]) -> None:
+        super().__init__()
+        pairs = [(i, *pair) for i, column in enumerate(edges) for pair in pairwise(column)]
+        bounds = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 3)
+        self.columns: Tensor
+        self.lower: Tensor
+        self.upper: Tensor
+        self.register_buffer("columns", bounds[:, 0].long())
+        self.register_buffer("lower", bounds[:, 1].float())
+        self.register_buffer("upper", bounds[:, 2].float())
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Convert numbers (N, F) to positions (N, number of bins of all columns)."""
+        positions = (numbers[:, self.columns] - self.lower) / (self.upper - self.lower)
+        return positions.clamp(0.0, 1.0)
+
+
 class MLP(nn.Module):
     """A multilayer perceptron with a linear layer in parallel, which fits linear relations even on few rows.
 
     Args:
         num_numbers: Number of columns of numbers, indicators of gaps included.
+        bins: Edges of the bins of each column of numbers; empty without bins.
         cardinalities: Number of values of each column of categories.
         hidden: Size of the hidden layers.
         layers: Number of hidden layers.
@@ -57,7 +83,14 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, num_numbers: int, cardinalities: list[int], hidden: int, layers: int, dropout: float, outputs: int
+        self,
+        num_numbers: int,
+        bins: list[list[float]],
+        cardinalities: list[int],
+        hidden: int,
+        layers: int,
+        dropout: float,
+        outputs: int,
     ) -> None:
         super().__init__()
         sizes = [min(32, (count + 3) // 2) for count in cardinalities]
@@ -65,7 +98,8 @@ class MLP(nn.Module):
         self.embeddings = nn.ModuleList(
             nn.Embedding(count + 1, size, padding_idx=0) for count, size in zip(cardinalities, sizes, strict=True)
         )
-        width = num_numbers + sum(sizes)
+        self.bins = Bins(bins)
+        width = num_numbers + len(self.bins.columns) + sum(sizes)
         self.linear = nn.Linear(width, outputs)
         blocks: list[nn.Module] = []
         for i in range(layers):
@@ -74,7 +108,7 @@ class MLP(nn.Module):
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
         embedded = [embedding(categories[:, i]) for i, embedding in enumerate(self.embeddings)]
-        features = torch.cat([numbers, *embedded], dim=1)
+        features = torch.cat([numbers, self.bins(numbers), *embedded], dim=1)
         return self.linear(features) + self.hidden(features)
 
 
@@ -88,6 +122,7 @@ class MyModel(LightningModule):
         target_scale: Mean and standard deviation of the target.
         numbers: Mean and standard deviation of each column of numbers.
         gaps: Columns of numbers that have an indicator for gaps.
+        bins: Edges of the bins of each column of numbers; empty without bins.
         categories: Values of each column of categories.
         forms: Notation of the numbers in each column.
         hidden: Size of the hidden layers.
@@ -116,6 +151,7 @@ class MyModel(LightningModule):
         target_scale: list[float],
         numbers: dict[str, list[float]],
         gaps: list[str],
+        bins: list[list[float]],
         categories: dict[str, list[str]],
         forms: dict[str, str],
         hidden: PositiveInt = 256,
@@ -141,7 +177,7 @@ class MyModel(LightningModule):
             raise MisconfigurationException(f"{problem}: use another loss")
         cardinalities = [len(values) for values in categories.values()]
         outputs = len(class_names) if task == "multiclass" else 1
-        self.network = MLP(len(numbers) + len(gaps), cardinalities, hidden, layers, dropout, outputs)
+        self.network = MLP(len(numbers) + len(gaps), bins, cardinalities, hidden, layers, dropout, outputs)
         self.criterion = losses[self.loss]()
         self.training_criterion = self.criterion
         if class_weights:
