@@ -300,11 +300,12 @@ def test_trailing_separators_and_names_of_columns_are_put_right(tabular: ModuleT
         [
             [lines[0] + ",,", *lines[1:]],
             [line + "," for line in lines],
+            [lines[0], *(line + "," for line in lines[1:])],
             [lines[0], *(line + ",," for line in lines[1:])],
             [" a , b,c ,kind", *lines[1:], ",,,"],
             [("" if i == 0 else str(i + 500)) + "," + line for i, line in enumerate(lines)],
             [("Unnamed: 0" if i == 0 else str(i * 7)) + "," + line for i, line in enumerate(lines)],
-            [lines[0], *(f"name {i},{line}" for i, line in enumerate(lines[1:]))],
+            [lines[0], *(f'"name {i}",{line}' for i, line in enumerate(lines[1:]))],
         ]
     ):
         data = read(tabular, write(tmp_path, "\n".join(changed), f"{number}.csv"))

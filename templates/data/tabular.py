@@ -312,16 +312,17 @@ class MyDataModule(LightningDataModule):
         """The columns to predict from. Constant columns are left out; row names and row numbers cause a warning."""
         names = []
         for name in self.frame.columns.drop([self.target, *(self.hparams["ignore"] or [])]):
-            values, column = self.splits["train"][name], self.frame[name].dropna()
-            if name == "column_1" and self.hparams["header"] != "none" and column.is_unique:
+            values, parts = self.splits["train"][name], [part[name] for part in self.parts.values()]
+            differ = all(part.is_unique for part in parts)
+            if name == "Unnamed: 0" and differ:
                 self.notes.append("the first column is left out, as it has no name and all its values are different")
                 continue
             varies = values.nunique() > 1 or (values.nunique() == 1 and values.isna().any())
             if not varies:
                 warn(f"column {name!r} is constant and left out")
                 continue
-            counts = is_numeric_dtype(column) and (column.diff()[1:] == 1).all()
-            if (counts or not is_numeric_dtype(column)) and column.nunique() == len(column) > 20:
+            counts = all((pd.to_numeric(part, errors="coerce").diff()[1:] == 1).all() for part in parts)
+            if differ and len(self.frame) > 20 and (counts or not is_numeric_dtype(values)):
                 warn(f"column {name!r} looks like a row name or number: --data.ignore+={name} leaves it out")
             names.append(name)
         if not names:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,8 +184,9 @@ def read_rows(
         if quotes or (len(literal) > len(rows) and len(set(map(len, literal.values()))) == 1):
             notes.append(f"quotes in {file.name} are read as characters: --data.quotes csv overrides this")
             return literal
-    hint = ", or set --data.quotes literal to read all of them as characters" if "quotes" in options else ""
-    refuse(file, [f"{error}: close each quoted field, and double each quote inside it{hint}"] if error else [])
+    hint = "close each quoted field, double each quote inside it, or set another --data.separator"
+    hint += ", or --data.quotes literal to read quotes as characters" if "quotes" in options else ""
+    refuse(file, [f"{error}: {hint}"] if error else [])
     return rows
 
 
@@ -203,13 +205,21 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     return numbers not in ([], *counted) or 2 * repeated >= len(names)
 
 
-def name_columns(names: list[str], widths: set[int]) -> list[str]:
-    """Names for as many columns as rows have fields; columns without a name and repeated names get a number."""
-    width = len(names) if len(names) in widths else max(widths)
-    names = ["", *names] if widths == {len(names) + 1} else names  # R writes a column of row names without a heading
-    names = names if any(names[width:]) else names[:width]
-    names = [f"column_{i + 1}" if not name or name.startswith("Unnamed: ") else name for i, name in enumerate(names)]
-    return [f"{name}.{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
+def have_names(rows: Mapping[int, list[str]], text: str) -> bool:
+    """Return whether the first fields of all rows are names: all different and quoted, or numbers from 0 or 1 on."""
+    first, lines = [row[0] for row in rows.values()], list(StringIO(text, newline=""))
+    quoted = all(lines[line - 1].lstrip().startswith('"') for line in rows) and len({*first}) == len(first)
+    counted = first in ([str(start + i) for i in range(len(first))] for start in (0, 1))
+    return quoted or (counted and len(first) > 2)
+
+
+def name_columns(names: list[str]) -> list[str]:
+    """Name columns without a name by their position, as pandas does, and add a number to repeated names."""
+    names = [name or f"Unnamed: {i}" for i, name in enumerate(names)]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            names[i] = next(new for n in count(1) if (new := f"{name}.{n}") not in names)
+    return names
 
 
 def read_table(file: Path, notes: list[str], named: Collection[str], options: Mapping[str, Any]) -> pd.DataFrame:
@@ -245,22 +255,27 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
         refuse(file, [f"line {first} looks like a row of data, not like the names of columns: {hint}"])
     if header != "none" and len(below) < len(rows) - 1:
         notes.append(f"{len(rows) - 1 - len(below)} rows of {file.name} that repeat the header are left out")
-    rows, names = (rows, [""] * len(names)) if header == "none" else (below, names)
+    rows, names = (rows, [f"column_{i + 1}" for i in range(len(names))]) if header == "none" else (below, names)
     refuse(file, [] if rows else ["there are no rows below the header"])
+    widths = {len(row) for row in rows.values()}
+    if widths == {len(names) + 1} and any(row[-1] for row in rows.values()) and have_names(rows, text):
+        names = ["", *names]  # as R writes them
+        notes.append(f"the first fields of the rows of {file.name} are row names, as the header has one field fewer")
+    names = names if any(names[max(widths) :]) else names[: max(widths)]
     repeated = {name for name in names if name and names.count(name) > 1}
     refuse(file, [f"several columns are named {name!r}: rename them" for name in sorted(repeated.intersection(named))])
     if repeated:
-        names_ = " and ".join(sorted(repeated))
-        notes.append(f"several columns are named {names_}: all but the first get a number, as in x.1")
-    names = name_columns(names, {len(row) for row in rows.values()})
+        notes.append(f"several columns are named {' and '.join(sorted(repeated))}: all but the first get a number")
+    names = name_columns(names)
     rows = {line: row if any(row[len(names) :]) else row[: len(names)] for line, row in rows.items()}
     wrong = [(line, len(row)) for line, row in rows.items() if len(row) != len(names)]
     where = "the first row" if header == "none" else "the header"
     problems = [f"line {line}: {count} fields, but {where} has {len(names)}" for line, count in wrong]
-    hint = "quote fields that contain the separator, or set another --data.separator"
-    refuse(file, [f"rows have different numbers of fields: {hint}", *problems] if problems else [])
+    hint = "quote fields that contain the separator, name each column, or set another --data.separator"
+    refuse(file, [f"the numbers of fields differ: {hint}", *problems] if problems else [])
     frame = pd.DataFrame(list(rows.values()), index=list(rows), columns=names, dtype=object)
-    return frame.loc[:, [not name.startswith("column_") or frame[name].str.strip().any() for name in names]]
+    nameless = "column_" if header == "none" else "Unnamed: "
+    return frame.loc[:, [not name.startswith(nameless) or frame[name].str.strip().any() for name in names]]
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
