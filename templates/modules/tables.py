@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 SEPARATORS = {"\t": "tabs", ";": "';'", "|": "'|'", ",": "','", " ": "blanks"}  # in the order in which they are tried
 ENCODINGS = ["cp1252", "cp1251", "cp932", "gb18030", "big5", "euc_kr"]  # of files that are not UTF-8
+BINARY = re.compile(rb"PK\x03\x04|PAR1|ARROW1|SQLite|\xd0\xcf\x11\xe0|\x1f\x8b|BZh|\xfd7zXZ|\(\xb5/\xfd")
 GAPS = {"", "?", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "nat"}
 NUMBER = re.compile(r"[+-]?\d*[.,]?\d+([eE][+-]?\d+)?")
 UNITS = "%$€£¥₹₩₽"
@@ -52,21 +53,21 @@ def warn_of_guesses(notes: list[str]) -> None:
 def find_encoding(data: bytes) -> str:
     """Return the name of the most probable encoding.
 
-    UTF-16 if the data begin with its byte order mark or have a zero among the first two bytes; else UTF-8 if they are
-    valid; else cp1252 if most letters are ASCII; else what charset_normalizer finds.
+    UTF-16 if the data begin with its byte order mark or have a zero among the first two bytes; else UTF-8 if most of
+    its characters are valid; else cp1252 if most letters are ASCII; else what charset_normalizer finds.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     if 0 in data[:2]:
         return "utf-16-le" if data[0] else "utf-16-be"
-    try:
-        data.decode()
+    text = data.decode(errors="replace")
+    errors = text.count("\ufffd") - data.count("\ufffd".encode())
+    if not errors or len(re.findall(r"[^\x00-\x7f]", text)) > 4 * errors:
         return "utf-8"
-    except UnicodeDecodeError:
-        lines = b"\n".join(line for line in data.splitlines() if not line.isascii())[:50_000]
-        few = sum(byte > 127 for byte in lines) < sum(bytes([byte]).isalpha() for byte in lines)
-        best = from_bytes(lines, cp_isolation=["cp1252"] if few else ENCODINGS).best()
-        return best.encoding if best else ENCODINGS[0]
+    lines = b"\n".join(line for line in data.splitlines() if not line.isascii())[:50_000]
+    few = sum(byte > 127 for byte in lines) < sum(bytes([byte]).isalpha() for byte in lines)
+    best = from_bytes(lines, cp_isolation=["cp1252"] if few else ENCODINGS).best()
+    return best.encoding if best else ENCODINGS[0]
 
 
 def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
@@ -74,8 +75,8 @@ def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
     if not file.is_file():
         raise OSError(f"{file} is not a file: give the path of a text or CSV file")
     data = file.read_bytes()
-    if data.startswith((b"PK\x03\x04", b"PAR1", b"\xd0\xcf\x11\xe0", b"\x1f\x8b")):
-        raise OSError(f"{file} is a workbook or compressed: save it as CSV")
+    if BINARY.match(data):
+        raise OSError(f"{file} is a workbook, binary or compressed: save it as CSV")
     name = encoding or find_encoding(data)
     if not encoding and name != "utf-8":
         notes.append(f"{file.name} is not UTF-8, so it is read as {name}: --data.encoding overrides this")
@@ -85,7 +86,7 @@ def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
         raise OSError(f"unknown encoding {encoding!r}: set --data.encoding to a name like utf-8 or cp1252") from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise OSError(f"{file}, line {line}, is not {name}: set --data.encoding to the file's encoding") from error
+        raise OSError(f"{file}, line {line}, is not {name}: correct it, or set --data.encoding") from error
 
 
 def read_json(file: Path, kind: type) -> list[Any]:
@@ -235,6 +236,7 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
         OSError: The file cannot be read, or its first row may be data.
     """
     text, header = read_text(file, options["encoding"], notes), options["header"]
+    refuse(file, ["it is JSON, not a table: save it as CSV"] if re.match(r'\s*(\{\s*"|\[\s*["{[])', text) else [])
     separator = {"tab": "\t", "\\t": "\t", "blank": " "}.get(options["separator"], options["separator"])
     if given := re.match(r"sep=(.)\r?\n", text):  # for Excel; an empty line in its place keeps the line numbers right
         separator, text = separator or given[1], "\n" + text[given.end() :]
