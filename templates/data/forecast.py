@@ -31,6 +31,7 @@ from data.tables import (
     read_table,
     refuse,
     warn_of_guesses,
+    warn_of_unused,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,7 +211,7 @@ class MyDataModule(LightningDataModule):
         max_gap: Longest gap that is filled, in steps.
         val_share: Share of the rows for validation.
         test_share: Share of the rows for the test.
-        missing: Further values that stand for gaps, such as -200.
+        missing: Further values that stand for gaps, such as ["-200"].
         decimal: Decimal sign, "." or ","; null finds it.
         header: "none" if the first row is data, "first" if it holds the names of the columns; null is like "first", but
             a first row that looks like data is an error.
@@ -269,6 +270,8 @@ class MyDataModule(LightningDataModule):
         frame = read_table(file, self.notes, named, self.hparams).apply(lambda column: column.str.strip())
         hint = f"the columns are {', '.join(frame)}"
         refuse(file, [f"there is no column {name!r}: {hint}" for name in named if name not in frame])
+        if file == self.file:
+            warn_of_unused(frame, self.hparams["missing"])
         return mask_gaps(frame, self.hparams["missing"])
 
     @cached_property
@@ -340,7 +343,8 @@ class MyDataModule(LightningDataModule):
             problems.append(f"many times are repeated: {hint}")
         late = texts.index[times <= times.shift()]
         problems += [f"line {line}: {name!r} is '{texts[line]}', not later than the time before it" for line in late]
-        refuse(file, problems + convert_numbers(values, {name: self.forms.get(name, ".") for name in self.columns}))
+        forms = {name: self.forms.get(name, ".") for name in self.columns}
+        refuse(file, problems + convert_numbers(values, forms, self.hparams["missing"]))
         start = int(values.notna().all(axis=1).argmax())
         if 0 < start <= 0.1 * len(values):
             self.notes.append(f"the first {start} rows of {file.name} are left out, as values are missing")

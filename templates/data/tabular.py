@@ -3,7 +3,6 @@
 Source: B. Efron et al., Least Angle Regression, Annals of Statistics 32, 2004, https://doi.org/10.1214/009053604000000067
 """
 
-import sys
 import warnings
 from collections.abc import Collection, Sequence
 from functools import cached_property
@@ -38,7 +37,9 @@ from data.tables import (
     read_json_rows,
     read_table,
     refuse,
+    warn,
     warn_of_guesses,
+    warn_of_unused,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,10 +55,6 @@ class BatchDataset(TensorDataset):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
         return self[torch.tensor(indices)]
-
-
-def warn(message: str) -> None:
-    rank_zero_only(print)(f"warning: {message}", file=sys.stderr)
 
 
 def as_categories(column: pd.Series) -> pd.Series:
@@ -94,7 +91,7 @@ class MyDataModule(LightningDataModule):
         numeric: Columns to read as numbers in any case; values that are neither numbers nor gaps are errors.
         categorical: Columns to read as categories even if their values are numbers.
         ignore: Columns to leave out.
-        missing: Further values that stand for gaps, such as -999.
+        missing: Further values that stand for gaps, such as ["-999"].
         decimal: Decimal sign, "." or ","; null finds it.
         header: "none" if the first row is data, "first" if it holds the names of the columns; null is like "first", but
             a first row that looks like data is an error.
@@ -168,6 +165,7 @@ class MyDataModule(LightningDataModule):
         frame = pd.concat(self.parts.values())
         target = self.hparams["target"] or frame.columns[-1]
         if self.file:  # in the target, None and NA may be classes
+            warn_of_unused(frame, self.hparams["missing"])
             frame = mask_gaps(frame, self.hparams["missing"]).assign(**{target: frame[target]})
         return frame
 
@@ -208,12 +206,13 @@ class MyDataModule(LightningDataModule):
             frame[target] = mask_gaps(frame[[target]], self.hparams["missing"])[target]
         else:
             frame[target] = frame[target].mask(frame[target].isin(["", "?", *(self.hparams["missing"] or [])]))
+        invalid = convert_numbers(frame, self.forms, self.hparams["missing"])
         lines = frame.index[frame[target].isna()]
         problems = [f"line {line}: {target!r} is missing" for line in lines] if len(lines) > 0.1 * len(frame) else []
         if problems:
             hint = "remove these rows, or set another --data.target"
             problems.insert(0, f"{len(lines)} of {len(frame)} rows, more than a tenth, have no target: {hint}")
-        refuse(self.file, problems + convert_numbers(frame, self.forms))
+        refuse(self.file, problems + invalid)
         if len(lines):
             self.notes.append(f"{len(lines)} rows without a value of {target!r} are left out")
         return frame[frame[target].notna()]
@@ -412,7 +411,7 @@ class MyDataModule(LightningDataModule):
         if self.target in texts and self.target not in self.forms:
             frame[self.target] = texts[self.target]
         used = [name for name in (*self.numbers, self.target) if name in self.forms and name in frame]
-        refuse(file, convert_numbers(frame, {name: self.forms[name] for name in used}))
+        refuse(file, convert_numbers(frame, {name: self.forms[name] for name in used}, self.hparams["missing"]))
         return frame
 
     def baselines(self) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
@@ -43,11 +44,15 @@ def refuse(source: Path | None, problems: Sequence[str]) -> None:
         raise OSError("\n  ".join(lines))
 
 
+def warn(message: str) -> None:
+    rank_zero_only(print)(f"warning: {message}", file=sys.stderr)
+
+
 def warn_of_guesses(notes: list[str]) -> None:
     """Print as warnings the notes that name an option, such as the note on a detected encoding, and clear the list."""
     while notes:
         if "--data." in (note := notes.pop(0)):
-            rank_zero_only(print)(f"warning: {note}", file=sys.stderr)
+            warn(note)
 
 
 def find_encoding(data: bytes) -> str:
@@ -298,6 +303,14 @@ def mask_gaps(frame: pd.DataFrame, missing: Sequence[str] | None) -> pd.DataFram
     return frame.mask(frame.apply(lambda column: column.str.casefold().isin(gaps)))
 
 
+def warn_of_unused(frame: pd.DataFrame, missing: Sequence[str] | None) -> None:
+    """Print a warning for each value in `missing` that no field has, as text or as a number."""
+    for text in missing or []:
+        form = re.escape(re.sub(r"[.,]0+$", "", text)) + r"([.,]0+)?"
+        if not frame.apply(lambda column, form=form: column.str.fullmatch(form, case=False, na=False)).any(axis=None):
+            warn(f"no field is {text!r}, which --data.missing names")
+
+
 def find_formats(texts: pd.Series) -> list[str]:
     """Return the date formats, with four-digit years, that fit at least nine of ten texts.
 
@@ -367,17 +380,19 @@ def find_forms(source: Path, frame: pd.DataFrame, decimal: str | None, forced: C
     return found[best]
 
 
-def convert_numbers(frame: pd.DataFrame, forms: dict[str, str]) -> list[str]:
-    """Convert columns of texts to float64, with NaN for gaps, and return the problems: values of another form."""
-    problems = []
+def convert_numbers(frame: pd.DataFrame, forms: dict[str, str], missing: Sequence[str] | None) -> list[str]:
+    """Convert texts to float64, with NaN for gaps and numbers in `missing`, and return the values of another form."""
+    problems, gaps = [], [*(missing or [])]
     for name, form in forms.items():
         numbers = to_numbers(frame[name], form)
         wrong = frame[name].notna() & ~np.isfinite(numbers)
         kind = f"a date of the form {form}"
         if form[0] in ".,":
             kind = f"a number with {form[1:]}" if form[1:] else "a number"
+            numbers[numbers.isin(to_numbers(pd.Series(gaps, dtype=object), form[0]).dropna())] = np.nan
         if wrong.sum() > 1:
-            hint = f"correct them or, if they stand for gaps, set --data.missing+='{frame[name][wrong].mode()[0]}'"
+            flag = shlex.quote(json.dumps([*gaps, frame[name][wrong].mode()[0]], ensure_ascii=False))
+            hint = f"correct them or, if they stand for gaps, set --data.missing={flag}"
             problems.append(f"{wrong.sum()} values of {name!r} are not {kind}: {hint}")
         problems += [f"line {line}: {name!r} is '{frame[name][line]}', not {kind}" for line in frame.index[wrong]]
         frame[name] = numbers
