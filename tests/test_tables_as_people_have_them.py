@@ -435,6 +435,94 @@ def test_what_was_read_is_printed_once_before_training(bake: Bake, tmp_path: Pat
     assert len(json.loads(project.run("training/predict.py", file, "--format=json").stdout)) == 200
 
 
+def test_rows_with_more_fields_than_the_header_are_refused(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{'xyz'[i % 3]},{12 + i % 13},{i % 10}" for i in range(150)]  # decimal commas
+    with pytest.raises(OSError, match="line 2: 3 fields, but the header has 2"):
+        read(tabular, write(tmp_path, "\n".join(["kind,temperature", *rows])))
+
+
+def test_row_names_without_a_heading_are_read_if_they_count_the_rows(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{i + 1} {i * 7 % 50} {i * 3 % 40} {'xy'[i % 2]}" for i in range(120)]
+    file = write(tmp_path, "\n".join(["a b kind", *rows]))
+    data = read(tabular, file, separator="blank")
+    assert list(data.numbers) == ["a", "b"] and data.frame["a"].tolist()[:3] == [0, 7, 14]
+    assert "are row names" in capsys.readouterr().out
+    data.inputs = [str(write(tmp_path, "a b\n7 5 6\n8 6 7\n9 6 7\n", "new.csv"))]
+    with pytest.raises(OSError, match="line 2: 3 fields, but the header has 2"):
+        data.setup("predict")
+
+
+def test_row_numbers_of_each_file_are_not_predicted_from(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, first in (("train.csv", 0), ("test.csv", 0.5)):
+        rows = [f"{i},{i + 7},{i * 37 % 101 + first},{'xy'[i > 50]}" for i in range(100)]
+        write(tmp_path / "set", "\n".join([",id,a,kind", *rows]), name)
+    data = read(tabular, tmp_path / "set")
+    assert list(data.numbers) == ["id", "a"]
+    assert "column 'id' looks like a row name or number" in capsys.readouterr().err
+
+
+def test_columns_may_be_called_like_those_without_a_name(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{i * 37 % 101}.5,{i % 7},{i}.5" for i in range(100)]
+    data = read(tabular, write(tmp_path, "\n".join(["column_1,column_2,y", *rows])))
+    assert list(data.numbers) == ["column_1", "column_2"]
+    rows = [f"{i % 9},{i % 8},{i % 7},{'xy'[i % 2]}" for i in range(100)]
+    assert list(read(tabular, write(tmp_path, "\n".join(["a,a,a.1,kind", *rows]))).numbers) == ["a", "a.2", "a.1"]
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_values_for_gaps_are_compared_as_numbers(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], separator: str
+) -> None:
+    rows = [f"{'-999.0' if i % 8 == 0 else f'{i}.5'},{'-999' if i % 20 == 0 else i % 3},{i % 7}.5" for i in range(80)]
+    text = "\n".join(["a,b,y", *rows])
+    file = write(tmp_path, text if separator == "," else text.replace(",", ";").replace(".", ","))
+    data = read(tabular, file, missing=["-999", "-200"])
+    assert data.frame.isna().sum().tolist() == [10, 4, 0]
+    warnings = capsys.readouterr().err
+    assert "'-200'" in warnings and "'-999'" not in warnings
+
+
+def test_categories_of_numbers_have_one_spelling_and_new_ones_are_counted(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{'' if i == 5 else f'{i % 3}.0'},{i}.5,{i % 7}.5" for i in range(90)]
+    data = read(tabular, write(tmp_path, "\n".join(["code,a,y", *rows])), categorical=["code"])
+    assert "not in train" not in capsys.readouterr().err
+    data.inputs = [str(write(tmp_path, "code,a\n1,0\n1.0,0\n7,0\n8,0\n", "new.csv"))]
+    data.setup("predict")
+    first, second, third, _ = (features[1].item() for features, _ in data.predict)
+    assert first == second == data.categories["code"].index("1") + 1 and third == 0
+    warnings = capsys.readouterr().err
+    assert warnings.count("\n") == 1 and "2 values of 'code'" in warnings and "new.csv, such as '7'" in warnings
+
+
+def test_totals_at_the_end_are_left_out(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"shop {i % 9},{i % 50},{i}.5" for i in range(90)]
+    data = read(tabular, write(tmp_path, "\n".join(["shop,staff,sales", *rows, "Total,2185,4050"])))
+    assert len(data.frame) == 90 and data.frame["sales"].max() == 89.5
+    assert "the last row of rows.csv is left out" in capsys.readouterr().out
+
+
+def test_ignored_columns_may_be_missing_in_other_files(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{i * 37 % 101},{'xy'[i % 2]}" for i in range(90)]
+    write(tmp_path / "set", "\n".join(["id,a,kind", *(f"{i},{row}" for i, row in enumerate(rows))]), "train.csv")
+    write(tmp_path / "set", "\n".join(["a,kind", *(f"0.{row}" for row in rows)]), "test.csv")
+    assert len(read(tabular, tmp_path / "set", ignore=["id"]).splits["test"]) == 90
+
+
+@pytest.mark.parametrize("start", [b"BZh91AY&SY", b"\xfd7zXZ\x00", b"SQLite format 3\x00", b"ARROW1\x00\x00"])
+def test_binary_files_are_refused_as_such(tabular: ModuleType, tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "rows.csv").write_bytes(start + bytes(100))
+    with pytest.raises(OSError, match="is a workbook, binary"):
+        read(tabular, tmp_path / "rows.csv")
+
+
 # Texts
 
 

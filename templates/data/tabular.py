@@ -59,9 +59,8 @@ class BatchDataset(TensorDataset):
 
 def as_categories(column: pd.Series) -> pd.Series:
     """Return the values as text: gaps become a category, 2.0 becomes "2", and "TRUE" and "true" become equal."""
-    if is_numeric_dtype(column) and (column.dropna() % 1 == 0).all():
-        column = column.astype("Int64")
     texts = column.astype(object).where(column.notna(), MISSING).astype(str)
+    texts = texts.str.replace(r"^([+-]?\d+)[.,]0$", r"\1", regex=True)
     words = texts[texts.str.casefold().isin(BOOLEANS)]
     spellings = {word: group.mode()[0] for word, group in words.groupby(words.str.casefold())}
     return texts.replace({word: spellings[word.casefold()] for word in words.unique()})
@@ -152,9 +151,13 @@ class MyDataModule(LightningDataModule):
             self.notes.append(f"{files[split].name} is left out, as it has no column {target!r}")
             del parts[split]
         for split, part in parts.items():
-            lacking = [name for name in columns if name not in part]
+            lacking = [name for name in columns if name not in (*part, *(self.hparams["ignore"] or []))]
             hint = f"add it, or remove it from {files['train'].name}"
             refuse(files[split], [f"there is no column {name!r}: {hint}" for name in lacking])
+            *others, last = part.iloc[:, 0].str.casefold()
+            if last in ("total", "grand total", "sum", "summe", "gesamt") and last not in others:
+                self.notes.append(f"the last row of {files[split].name} is left out, as it begins with {last!r}")
+                parts[split] = part = part[:-1]
             if len(files) > 1:
                 part.index = pd.Index([f"{line} of {files[split].name}" for line in part.index])
         return parts
@@ -236,7 +239,7 @@ class MyDataModule(LightningDataModule):
         if task == "regression" and not quantity:
             refuse(self.file, [f"{self.target!r} is text, so --data.task cannot be regression"])
         if task == "multiclass" and count > len(values) / 2 > MAX_CLASSES / 2:
-            hint = "set --data.target to another column, or --data.decimal if these are numbers"
+            hint = "set --data.target to another column, or write plain numbers without units"
             problem = f"{count} different values, such as '{values.iloc[0]}', too many for classes"
             refuse(self.file, [f"the target {self.target!r} has {problem}: {hint}"])
         if count < 2 or (task == "binary" and count != 2):
@@ -336,6 +339,8 @@ class MyDataModule(LightningDataModule):
             return
         if stage == "fit":
             rank_zero_only(print)(self.report(), flush=True)
+            for name in ("val", "test"):
+                self._warn_of_unknown(self.splits[name], name)
         self.train, self.val, self.test = (
             BatchDataset(*self.encode(frame), self.encode_targets(frame)) for frame in self.splits.values()
         )
@@ -370,6 +375,13 @@ class MyDataModule(LightningDataModule):
         for i, (name, values) in enumerate(self.categories.items()):
             categories[:, i] = to_codes(frame[name], values).fillna(-1) + 1
         return torch.from_numpy(np.hstack([scaled, indicators])), torch.from_numpy(categories)
+
+    def _warn_of_unknown(self, frame: pd.DataFrame, source: str) -> None:
+        """Print a warning for each column with categories that are not in the training rows."""
+        for name, values in self.categories.items():
+            unknown = as_categories(frame[name])[to_codes(frame[name], values).isna()]
+            if len(unknown):
+                warn(f"{len(unknown)} values of {name!r} in {source}, such as {unknown.iloc[0]!r}, are not in train")
 
     def encode_targets(self, frame: pd.DataFrame) -> Tensor:
         """Convert targets to numbers in their own units, (N,) float32, or to classes, (N,) int64."""
@@ -412,6 +424,7 @@ class MyDataModule(LightningDataModule):
             frame[self.target] = texts[self.target]
         used = [name for name in (*self.numbers, self.target) if name in self.forms and name in frame]
         refuse(file, convert_numbers(frame, {name: self.forms[name] for name in used}, self.hparams["missing"]))
+        self._warn_of_unknown(frame, str(file))
         return frame
 
     def baselines(self) -> dict[str, Tensor]:
