@@ -239,6 +239,7 @@ def test_bad_times_and_values_are_named_by_their_lines(forecast: Variant, tmp_pa
     assert problems(forecast(file, *SHORT, status=1), file) == [
         "line 7: 'time' is 'soon', not a time",
         "line 10: 'time' is '2024-01-31 07:00:00', not later than the time before it",
+        "correct or remove these rows; if clocks were set back, add the offsets from UTC",
     ]
     frame = series().astype(object)
     frame.loc[20, "load"], frame.loc[30, "time"] = "high", pd.Timestamp("2024-02-01 06:20")

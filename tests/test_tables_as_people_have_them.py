@@ -99,7 +99,7 @@ def test_weekends_are_no_gaps_in_a_series_without_them(
     days = pd.bdate_range("2020-01-01", periods=100).delete(40)  # a holiday
     data = series(forecast, tmp_path, list(days.strftime("%Y-%m-%d")))
     printed = capsys.readouterr().out
-    assert "without weekends" in printed and "1 of 100 steps are missing" in printed
+    assert "without weekends" in printed and "1 of 100 values are missing" in printed
     values, clock = data.regular
     assert (len(values), clock.season) == (100, 5)
     assert labels(data) == ["2020-01-01 00:00:00", "2020-05-19 00:00:00"]
@@ -196,6 +196,78 @@ def test_a_forecast_is_read_as_the_training_file_was(forecast: ModuleType, tmp_p
     data.inputs = [str(write(tmp_path, "\n".join(["time,load", *new]), "new.csv"))]
     data.setup("predict")
     assert data.predict[0][1]["time"][0] == "2021-02-10 00:00:00"
+
+
+@pytest.mark.parametrize(
+    ("freq", "zone", "first", "last"),
+    [
+        ("MS", "Europe/Berlin", "2020-06", "2028-09"),
+        ("D", "Europe/Berlin", "2020-06-01 00:00:00", "2020-09-08 00:00:00"),
+        ("B", "America/New_York", "2020-06-01 00:00:00", "2020-10-16 00:00:00"),
+        ("h", "Europe/Berlin", "2020-05-31 22:00:00", "2020-06-05 01:00:00"),
+    ],
+)
+def test_days_keep_their_local_time_and_other_times_become_utc(
+    forecast: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    freq: str,
+    zone: str,
+    first: str,
+    last: str,
+) -> None:
+    times = [time.isoformat() for time in pd.date_range("2020-06-01", periods=100, freq=freq, tz=zone)]
+    data = series(forecast, tmp_path, times)
+    assert labels(data) == [first, last]
+    assert len(data.regular[0]) == 100
+    assert ("offset are converted to UTC" in capsys.readouterr().out) == (freq == "h")
+
+
+def test_weekdays_may_be_at_any_time_of_the_day(forecast: ModuleType, tmp_path: Path) -> None:
+    days = pd.bdate_range("2020-01-02", periods=100)
+    data = series(forecast, tmp_path, list(days.strftime("%m/%d/%Y 16:00:00")))
+    assert labels(data) == ["2020-01-02 16:00:00", "2020-05-20 16:00:00"]
+    assert (data.regular[1].weekdays, len(data.regular[0])) == (True, 100)
+
+
+def test_filled_values_are_counted_and_rows_without_values_at_the_end_are_left_out(
+    forecast: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{day},{'' if i >= 95 or i % 20 in (10, 11) else i}" for i, day in enumerate(DAYS.strftime("%Y-%m-%d"))]
+    data = read(forecast, write(tmp_path, "\n".join(["time,load", *rows])), lookback=8, horizon=2)
+    assert labels(data)[1] == "2020-04-04 00:00:00"
+    assert data.regular[0][-1, 0] == 94
+    printed = capsys.readouterr().out
+    assert "10 of 95 values are missing" in printed and "the last 5 rows" in printed
+
+
+@pytest.mark.parametrize(
+    ("header", "form", "options"),
+    [
+        ("quarter", "{year}Q{quarter}", {}),
+        ("time", "{year}-Q{quarter}", {}),
+        ("year,quarter", "{year},{quarter}", {}),
+        ("Year,Quarter", "{year},{quarter}", {"time": ["Year", "Quarter"]}),
+        ("time", "{year}-W{week:02}", {}),
+        ("time", "{year}{week:02}", {}),
+        ("time", "{year}.{quarter:02}", {}),
+    ],
+)
+def test_quarters_and_weeks_are_refused_as_such(
+    forecast: ModuleType, tmp_path: Path, header: str, form: str, options: dict[str, Any]
+) -> None:
+    periods = [(1980 + i // 4, i % 4 + 1) for i in range(100)]
+    times = [form.format(year=year, quarter=quarter, week=13 * quarter) for year, quarter in periods]
+    with pytest.raises(OSError, match="quarters, weeks or months"):
+        series(forecast, tmp_path, times, header, **options)
+
+
+def test_only_repeated_times_are_named_in_a_series_with_the_newest_first(forecast: ModuleType, tmp_path: Path) -> None:
+    days = list(DAYS.strftime("%Y-%m-%d"))
+    days.insert(50, days[49])
+    with pytest.raises(OSError, match="not later") as refused:
+        series(forecast, tmp_path, days[::-1])
+    assert [line.split(":")[0].strip() for line in str(refused.value).splitlines()[1:-1]] == ["line 52"]
 
 
 # Tables
