@@ -662,3 +662,34 @@ def test_rows_that_differ_in_an_ignored_column_only_stay_together(tabular: Modul
     data = read(tabular, write(tmp_path, "\n".join(["id,a,b,y", *rows])), target="y", ignore=["id"])
     values = [set(part["a"]) for part in data.splits.values()]
     assert sum(map(len, values)) == 40 and all(values)
+
+
+def test_a_stray_byte_in_utf_8_is_named_by_its_line(texts: ModuleType, tmp_path: Path) -> None:
+    rows = "\n".join(["label,text", *(f"{label},„{text}“" for label, text in lines_of())])
+    file = write(tmp_path, rows)
+    file.write_bytes(file.read_bytes() + b"\nham,one bad byte \xe9\n")
+    with pytest.raises(OSError, match=r"line 122, is not utf-8.*--data\.encoding"):
+        read(texts, file)
+    parts = read(texts, write(tmp_path, rows)).splits.values()
+    assert any("„cheap number 1“" in part["text"].tolist() for part in parts)
+
+
+@pytest.mark.parametrize("separator", ["\n", ", "])
+def test_json_is_refused_as_such(texts: ModuleType, tmp_path: Path, separator: str) -> None:
+    rows = separator.join(json.dumps({"text": text, "label": label}) for label, text in lines_of())
+    with pytest.raises(OSError, match="it is JSON"):
+        read(texts, write(tmp_path, rows if separator == "\n" else f"[{rows}]"))
+
+
+def test_texts_to_predict_are_read_from_paths_that_exist(texts: ModuleType, tmp_path: Path) -> None:
+    data = texts.MyDataModule()
+    read_input = data._read_input
+    assert read_input("Müller/Meier") == ["Müller/Meier"] and read_input("x" * 5000) == ["x" * 5000]
+    assert read_input(str(write(tmp_path, "text\nmy cats\nmy cars\n", "messages"))) == ["my cats", "my cars"]
+    assert read_input(str(write(tmp_path, "a\u2028b\r\nc\x0bd\n\ne", "lines.txt"))) == ["a\u2028b", "c\x0bd", "", "e"]
+    refused = {"new.jsonl": '{"text": "my cats"}', "new.csv": "text\nHello, I bought a cat\nNo, it is a car\n"}
+    for name, text in refused.items():
+        with pytest.raises(OSError, match=name):
+            read_input(str(write(tmp_path, text, name)))
+    with pytest.raises(OSError, match="is not a file"):
+        read_input(str(tmp_path))
