@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,16 @@ def test_all_bad_rows_of_a_table_are_named_at_once(tabular: Variant, rows: pd.Da
         "line 9: 'y' is 'inf', not a number",
         "line 10: 'y' is '1,5', not a number",
     ]
+
+
+def test_flag_that_an_error_names_reads_the_file(tabular: Variant, tmp_path: Path) -> None:
+    rows = [f"{'--' if i % 30 == 0 else i},{-200 if i % 50 == 0 else i}.5,{'xy'[i % 2]}" for i in range(99)]
+    file = tmp_path / "rows.csv"
+    file.write_text("\n".join(["a,b,kind", *rows]), encoding="utf-8")
+    summary, *_ = problems(tabular(file, "--data.missing=['-200.5']", status=1), file)
+    flags = shlex.split(summary.partition(" set ")[2])
+    assert flags == ['--data.missing=["-200.5", "--"]']
+    assert tabular(file, *flags).stderr == ""
 
 
 def test_rows_of_the_wrong_length_are_named_up_to_twenty(tabular: Variant, tmp_path: Path) -> None:
@@ -256,6 +267,7 @@ def test_bad_times_and_values_are_named_by_their_lines(forecast: Variant, tmp_pa
     assert problems(forecast(file, *SHORT, status=1), file) == [
         "line 7: 'time' is 'soon', not a time",
         "line 10: 'time' is '2024-01-31 07:00:00', not later than the time before it",
+        "correct or remove these rows; if clocks were set back, add the offsets from UTC",
     ]
     frame = series().astype(object)
     frame.loc[20, "load"], frame.loc[30, "time"] = "high", pd.Timestamp("2024-02-01 06:20")

@@ -99,7 +99,7 @@ def test_weekends_are_no_gaps_in_a_series_without_them(
     days = pd.bdate_range("2020-01-01", periods=100).delete(40)  # a holiday
     data = series(forecast, tmp_path, list(days.strftime("%Y-%m-%d")))
     printed = capsys.readouterr().out
-    assert "without weekends" in printed and "1 of 100 steps are missing" in printed
+    assert "without weekends" in printed and "1 of 100 values are missing" in printed
     values, clock = data.regular
     assert (len(values), clock.season) == (100, 5)
     assert labels(data) == ["2020-01-01 00:00:00", "2020-05-19 00:00:00"]
@@ -196,6 +196,78 @@ def test_a_forecast_is_read_as_the_training_file_was(forecast: ModuleType, tmp_p
     data.inputs = [str(write(tmp_path, "\n".join(["time,load", *new]), "new.csv"))]
     data.setup("predict")
     assert data.predict[0][1]["time"][0] == "2021-02-10 00:00:00"
+
+
+@pytest.mark.parametrize(
+    ("freq", "zone", "first", "last"),
+    [
+        ("MS", "Europe/Berlin", "2020-06", "2028-09"),
+        ("D", "Europe/Berlin", "2020-06-01 00:00:00", "2020-09-08 00:00:00"),
+        ("B", "America/New_York", "2020-06-01 00:00:00", "2020-10-16 00:00:00"),
+        ("h", "Europe/Berlin", "2020-05-31 22:00:00", "2020-06-05 01:00:00"),
+    ],
+)
+def test_days_keep_their_local_time_and_other_times_become_utc(
+    forecast: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    freq: str,
+    zone: str,
+    first: str,
+    last: str,
+) -> None:
+    times = [time.isoformat() for time in pd.date_range("2020-06-01", periods=100, freq=freq, tz=zone)]
+    data = series(forecast, tmp_path, times)
+    assert labels(data) == [first, last]
+    assert len(data.regular[0]) == 100
+    assert ("offset are converted to UTC" in capsys.readouterr().out) == (freq == "h")
+
+
+def test_weekdays_may_be_at_any_time_of_the_day(forecast: ModuleType, tmp_path: Path) -> None:
+    days = pd.bdate_range("2020-01-02", periods=100)
+    data = series(forecast, tmp_path, list(days.strftime("%m/%d/%Y 16:00:00")))
+    assert labels(data) == ["2020-01-02 16:00:00", "2020-05-20 16:00:00"]
+    assert (data.regular[1].weekdays, len(data.regular[0])) == (True, 100)
+
+
+def test_filled_values_are_counted_and_rows_without_values_at_the_end_are_left_out(
+    forecast: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{day},{'' if i >= 95 or i % 20 in (10, 11) else i}" for i, day in enumerate(DAYS.strftime("%Y-%m-%d"))]
+    data = read(forecast, write(tmp_path, "\n".join(["time,load", *rows])), lookback=8, horizon=2)
+    assert labels(data)[1] == "2020-04-04 00:00:00"
+    assert data.regular[0][-1, 0] == 94
+    printed = capsys.readouterr().out
+    assert "10 of 95 values are missing" in printed and "the last 5 rows" in printed
+
+
+@pytest.mark.parametrize(
+    ("header", "form", "options"),
+    [
+        ("quarter", "{year}Q{quarter}", {}),
+        ("time", "{year}-Q{quarter}", {}),
+        ("year,quarter", "{year},{quarter}", {}),
+        ("Year,Quarter", "{year},{quarter}", {"time": ["Year", "Quarter"]}),
+        ("time", "{year}-W{week:02}", {}),
+        ("time", "{year}{week:02}", {}),
+        ("time", "{year}.{quarter:02}", {}),
+    ],
+)
+def test_quarters_and_weeks_are_refused_as_such(
+    forecast: ModuleType, tmp_path: Path, header: str, form: str, options: dict[str, Any]
+) -> None:
+    periods = [(1980 + i // 4, i % 4 + 1) for i in range(100)]
+    times = [form.format(year=year, quarter=quarter, week=13 * quarter) for year, quarter in periods]
+    with pytest.raises(OSError, match="quarters, weeks or months"):
+        series(forecast, tmp_path, times, header, **options)
+
+
+def test_only_repeated_times_are_named_in_a_series_with_the_newest_first(forecast: ModuleType, tmp_path: Path) -> None:
+    days = list(DAYS.strftime("%Y-%m-%d"))
+    days.insert(50, days[49])
+    with pytest.raises(OSError, match="not later") as refused:
+        series(forecast, tmp_path, days[::-1])
+    assert [line.split(":")[0].strip() for line in str(refused.value).splitlines()[1:-1]] == ["line 52"]
 
 
 # Tables
@@ -300,11 +372,12 @@ def test_trailing_separators_and_names_of_columns_are_put_right(tabular: ModuleT
         [
             [lines[0] + ",,", *lines[1:]],
             [line + "," for line in lines],
+            [lines[0], *(line + "," for line in lines[1:])],
             [lines[0], *(line + ",," for line in lines[1:])],
             [" a , b,c ,kind", *lines[1:], ",,,"],
             [("" if i == 0 else str(i + 500)) + "," + line for i, line in enumerate(lines)],
             [("Unnamed: 0" if i == 0 else str(i * 7)) + "," + line for i, line in enumerate(lines)],
-            [lines[0], *(f"name {i},{line}" for i, line in enumerate(lines[1:]))],
+            [lines[0], *(f'"name {i}",{line}' for i, line in enumerate(lines[1:]))],
         ]
     ):
         data = read(tabular, write(tmp_path, "\n".join(changed), f"{number}.csv"))
@@ -434,6 +507,94 @@ def test_what_was_read_is_printed_once_before_training(bake: Bake, tmp_path: Pat
     assert len(json.loads(project.run("training/predict.py", file, "--format=json").stdout)) == 200
 
 
+def test_rows_with_more_fields_than_the_header_are_refused(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{'xyz'[i % 3]},{12 + i % 13},{i % 10}" for i in range(150)]  # decimal commas
+    with pytest.raises(OSError, match="line 2: 3 fields, but the header has 2"):
+        read(tabular, write(tmp_path, "\n".join(["kind,temperature", *rows])))
+
+
+def test_row_names_without_a_heading_are_read_if_they_count_the_rows(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{i + 1} {i * 7 % 50} {i * 3 % 40} {'xy'[i % 2]}" for i in range(120)]
+    file = write(tmp_path, "\n".join(["a b kind", *rows]))
+    data = read(tabular, file, separator="blank")
+    assert list(data.numbers) == ["a", "b"] and data.frame["a"].tolist()[:3] == [0, 7, 14]
+    assert "are row names" in capsys.readouterr().out
+    data.inputs = [str(write(tmp_path, "a b\n7 5 6\n8 6 7\n9 6 7\n", "new.csv"))]
+    with pytest.raises(OSError, match="line 2: 3 fields, but the header has 2"):
+        data.setup("predict")
+
+
+def test_row_numbers_of_each_file_are_not_predicted_from(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, first in (("train.csv", 0), ("test.csv", 0.5)):
+        rows = [f"{i},{i + 7},{i * 37 % 101 + first},{'xy'[i > 50]}" for i in range(100)]
+        write(tmp_path / "set", "\n".join([",id,a,kind", *rows]), name)
+    data = read(tabular, tmp_path / "set")
+    assert list(data.numbers) == ["id", "a"]
+    assert "column 'id' looks like a row name or number" in capsys.readouterr().err
+
+
+def test_columns_may_be_called_like_those_without_a_name(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{i * 37 % 101}.5,{i % 7},{i}.5" for i in range(100)]
+    data = read(tabular, write(tmp_path, "\n".join(["column_1,column_2,y", *rows])))
+    assert list(data.numbers) == ["column_1", "column_2"]
+    rows = [f"{i % 9},{i % 8},{i % 7},{'xy'[i % 2]}" for i in range(100)]
+    assert list(read(tabular, write(tmp_path, "\n".join(["a,a,a.1,kind", *rows]))).numbers) == ["a", "a.2", "a.1"]
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_values_for_gaps_are_compared_as_numbers(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], separator: str
+) -> None:
+    rows = [f"{'-999.0' if i % 8 == 0 else f'{i}.5'},{'-999' if i % 20 == 0 else i % 3},{i % 7}.5" for i in range(80)]
+    text = "\n".join(["a,b,y", *rows])
+    file = write(tmp_path, text if separator == "," else text.replace(",", ";").replace(".", ","))
+    data = read(tabular, file, missing=["-999", "-200"])
+    assert data.frame.isna().sum().tolist() == [10, 4, 0]
+    warnings = capsys.readouterr().err
+    assert "'-200'" in warnings and "'-999'" not in warnings
+
+
+def test_categories_of_numbers_have_one_spelling_and_new_ones_are_counted(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{'' if i == 5 else f'{i % 3}.0'},{i}.5,{i % 7}.5" for i in range(90)]
+    data = read(tabular, write(tmp_path, "\n".join(["code,a,y", *rows])), categorical=["code"])
+    assert "not in train" not in capsys.readouterr().err
+    data.inputs = [str(write(tmp_path, "code,a\n1,0\n1.0,0\n7,0\n8,0\n", "new.csv"))]
+    data.setup("predict")
+    first, second, third, _ = (features[1].item() for features, _ in data.predict)
+    assert first == second == data.categories["code"].index("1") + 1 and third == 0
+    warnings = capsys.readouterr().err
+    assert warnings.count("\n") == 1 and "2 values of 'code'" in warnings and "new.csv, such as '7'" in warnings
+
+
+def test_totals_at_the_end_are_left_out(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"shop {i % 9},{i % 50},{i}.5" for i in range(90)]
+    data = read(tabular, write(tmp_path, "\n".join(["shop,staff,sales", *rows, "Total,2185,4050"])))
+    assert len(data.frame) == 90 and data.frame["sales"].max() == 89.5
+    assert "the last row of rows.csv is left out" in capsys.readouterr().out
+
+
+def test_ignored_columns_may_be_missing_in_other_files(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{i * 37 % 101},{'xy'[i % 2]}" for i in range(90)]
+    write(tmp_path / "set", "\n".join(["id,a,kind", *(f"{i},{row}" for i, row in enumerate(rows))]), "train.csv")
+    write(tmp_path / "set", "\n".join(["a,kind", *(f"0.{row}" for row in rows)]), "test.csv")
+    assert len(read(tabular, tmp_path / "set", ignore=["id"]).splits["test"]) == 90
+
+
+@pytest.mark.parametrize("start", [b"BZh91AY&SY", b"\xfd7zXZ\x00", b"SQLite format 3\x00", b"ARROW1\x00\x00"])
+def test_binary_files_are_refused_as_such(tabular: ModuleType, tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "rows.csv").write_bytes(start + bytes(100))
+    with pytest.raises(OSError, match="is a workbook, binary"):
+        read(tabular, tmp_path / "rows.csv")
+
+
 # Texts
 
 
@@ -501,3 +662,34 @@ def test_rows_that_differ_in_an_ignored_column_only_stay_together(tabular: Modul
     data = read(tabular, write(tmp_path, "\n".join(["id,a,b,y", *rows])), target="y", ignore=["id"])
     values = [set(part["a"]) for part in data.splits.values()]
     assert sum(map(len, values)) == 40 and all(values)
+
+
+def test_a_stray_byte_in_utf_8_is_named_by_its_line(texts: ModuleType, tmp_path: Path) -> None:
+    rows = "\n".join(["label,text", *(f"{label},„{text}“" for label, text in lines_of())])
+    file = write(tmp_path, rows)
+    file.write_bytes(file.read_bytes() + b"\nham,one bad byte \xe9\n")
+    with pytest.raises(OSError, match=r"line 122, is not utf-8.*--data\.encoding"):
+        read(texts, file)
+    parts = read(texts, write(tmp_path, rows)).splits.values()
+    assert any("„cheap number 1“" in part["text"].tolist() for part in parts)
+
+
+@pytest.mark.parametrize("separator", ["\n", ", "])
+def test_json_is_refused_as_such(texts: ModuleType, tmp_path: Path, separator: str) -> None:
+    rows = separator.join(json.dumps({"text": text, "label": label}) for label, text in lines_of())
+    with pytest.raises(OSError, match="it is JSON"):
+        read(texts, write(tmp_path, rows if separator == "\n" else f"[{rows}]"))
+
+
+def test_texts_to_predict_are_read_from_paths_that_exist(texts: ModuleType, tmp_path: Path) -> None:
+    data = texts.MyDataModule()
+    read_input = data._read_input
+    assert read_input("Müller/Meier") == ["Müller/Meier"] and read_input("x" * 5000) == ["x" * 5000]
+    assert read_input(str(write(tmp_path, "text\nmy cats\nmy cars\n", "messages"))) == ["my cats", "my cars"]
+    assert read_input(str(write(tmp_path, "a\u2028b\r\nc\x0bd\n\ne", "lines.txt"))) == ["a\u2028b", "c\x0bd", "", "e"]
+    refused = {"new.jsonl": '{"text": "my cats"}', "new.csv": "text\nHello, I bought a cat\nNo, it is a car\n"}
+    for name, text in refused.items():
+        with pytest.raises(OSError, match=name):
+            read_input(str(write(tmp_path, text, name)))
+    with pytest.raises(OSError, match="is not a file"):
+        read_input(str(tmp_path))

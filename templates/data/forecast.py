@@ -31,11 +31,13 @@ from data.tables import (
     read_table,
     refuse,
     warn_of_guesses,
+    warn_of_unused,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
 DAY = 24 * 3600 * 10**6  # microseconds
 TOLERANCE = 0.05  # steps by which a time may differ from a regular one
+OFFSET = r"(?<=:\d\d)(?:[.,]\d+)? ?[+-]\d\d:?\d\d$"  # from UTC, after the time of day
 CLOCK = r"\d\d?[:.]\d\d([:.]\d\d([.,]\d+)?)?( ?[AaPp][Mm])?"
 COMPACT = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # by number of digits
 EPOCHS = {"seconds": "s", "milliseconds": "ms"}  # since 1970
@@ -47,6 +49,8 @@ PARTS = {
     "%M": ("minute", "min"),
     "%S": ("second", "sec"),
 }
+PERIODS = ("quarter", "qtr", "week", "wk")
+PERIOD = r"(19|20)\d\d([ -]?[QqWw]\d\d?(-\d)?|\.(0?[1-9]|1[0-2])|0[1-9]|[1-4]\d|5[0-3])|[Qq]\d[ -]?(19|20)\d\d"
 
 
 class BatchDataset(TensorDataset):
@@ -56,10 +60,15 @@ class BatchDataset(TensorDataset):
         return self[torch.tensor(indices)]
 
 
+def is_daily(times: pd.Series) -> bool:
+    """Return whether all datetimes are at the same time of the day."""
+    return bool((times - times.dt.normalize()).nunique() == 1)
+
+
 def parse_times(texts: pd.Series, form: str) -> pd.Series:
     """Convert texts (N,), NaN for gaps, to datetimes, UTC, or numbers (N,); what does not have the form is missing.
 
-    A form is number, seconds or milliseconds, both since 1970, or a format of `strptime`.
+    A form is number, seconds or milliseconds, both since 1970, or a format of `strptime`. Daily times stay local.
     """
     if form == "number":
         return pd.to_numeric(texts, errors="coerce").astype(float)
@@ -69,8 +78,11 @@ def parse_times(texts: pd.Series, form: str) -> pd.Series:
     else:
         try:
             times = pd.to_datetime(texts, format=form, errors="coerce", utc=True)
+            local = texts.str.replace(OFFSET, "", regex=True)
+            local = pd.to_datetime(local, format=form.replace("%z", "").strip(), errors="coerce", utc=True)
         except ValueError as error:
             raise OSError(f"--data.time_format {form!r} is not a format of times: {error}") from error
+        times = local if is_daily(local) else times
     return times.astype("datetime64[us, UTC]")
 
 
@@ -138,6 +150,7 @@ class Clock:
         self.dates = is_datetime64_any_dtype(times)
         self.months = self.dates and self._are_months(times)
         self.weekdays = self.dates and self._are_weekdays(times)
+        self.time_of_day = (times - times.dt.normalize()).iloc[0] if self.weekdays else pd.Timedelta(0)
         ticks = self._ticks(times)
         steps = pd.Series(np.diff(ticks))
         self.start, step = ticks[0], steps[steps > 0].mode().get(0, 1)
@@ -153,11 +166,7 @@ class Clock:
     @staticmethod
     def _are_weekdays(times: pd.Series) -> bool:
         """Return whether the times are more than a week of days from Monday to Friday, without weekends."""
-        daily = (
-            len(times) > 5
-            and (times.dt.normalize() == times).all()
-            and (times.diff() == pd.Timedelta(days=1)).mean() > 0.5
-        )
+        daily = len(times) > 5 and is_daily(times) and (times.diff() == pd.Timedelta(days=1)).mean() > 0.5
         return bool(daily and {*times.dt.day_of_week} == {0, 1, 2, 3, 4})
 
     def _ticks(self, times: pd.Series) -> np.ndarray:
@@ -178,7 +187,7 @@ class Clock:
         if self.months:
             return f"{tick // 12:04}-{tick % 12 + 1:02}"
         if self.weekdays:
-            return str(pd.Timestamp("1970-01-01") + pd.offsets.BusinessDay(int(tick)))
+            return str(pd.Timestamp("1970-01-01") + pd.offsets.BusinessDay(int(tick)) + self.time_of_day)
         return str(pd.Timestamp(round(tick), unit="us")) if self.dates else f"{tick:.15g}"
 
     @property
@@ -210,7 +219,7 @@ class MyDataModule(LightningDataModule):
         max_gap: Longest gap that is filled, in steps.
         val_share: Share of the rows for validation.
         test_share: Share of the rows for the test.
-        missing: Further values that stand for gaps, such as -200.
+        missing: Further values that stand for gaps, such as ["-200"].
         decimal: Decimal sign, "." or ","; null finds it.
         header: "none" if the first row is data, "first" if it holds the names of the columns; null is like "first", but
             a first row that looks like data is an error.
@@ -269,6 +278,8 @@ class MyDataModule(LightningDataModule):
         frame = read_table(file, self.notes, named, self.hparams).apply(lambda column: column.str.strip())
         hint = f"the columns are {', '.join(frame)}"
         refuse(file, [f"there is no column {name!r}: {hint}" for name in named if name not in frame])
+        if file == self.file:
+            warn_of_unused(frame, self.hparams["missing"])
         return mask_gaps(frame, self.hparams["missing"])
 
     @cached_property
@@ -288,11 +299,15 @@ class MyDataModule(LightningDataModule):
         if self.hparams["time_format"]:
             return [self.hparams["time_format"], *(self.given_time or self.frame.columns[:1])]
         formats, names = find_times(self.frame, self.given_time, self.file)
+        used = {name.casefold() for name in (names if formats else self.frame)}
+        split = {name.casefold() for name in names}.intersection(PARTS["%Y"]) and used.intersection(PERIODS)
+        whole = join_columns(self.frame, names).dropna().str.fullmatch(PERIOD).mean() > 0.9
+        if split or (whole and formats in ([], ["number"])):
+            hint = "write the first day of each as YYYY-MM-DD, or set --data.time_format number if they are numbers"
+            refuse(self.file, [f"the times are quarters, weeks or months such as 2020.01: {hint}"])
         if not formats:
-            hint = "name the column by --data.time and its format by --data.time_format, or set --data.time none if the"
-            refuse(
-                self.file, [f"{' '.join(names)!r} is not known to hold times with a year: {hint} rows are equal steps"]
-            )
+            hint = "set --data.time and --data.time_format, or --data.time none if the rows are equal steps"
+            refuse(self.file, [f"{' '.join(names)!r} is not known to hold times with a year: {hint}"])
         if len(formats) > 1:
             others = f"{' or '.join(formats[1:])} is possible, too: --data.time_format overrides this"
             self.notes.append(f"times are read as {formats[0]}, but {others}")
@@ -330,7 +345,9 @@ class MyDataModule(LightningDataModule):
         refuse(file, [f"there is no column {name!r}" for name in (*names, *self.columns) if name not in frame])
         texts = join_columns(frame, names) if names else pd.Series(range(len(frame)), index=frame.index)
         times = parse_times(texts, form)
-        if len(times) > 1 and times[::-1].is_monotonic_increasing and times.is_unique:
+        if names and texts.str.contains(OFFSET, na=False).any() and not is_daily(times):
+            self.notes.append("times with an offset are converted to UTC")
+        if (times < times.shift()).mean() > 0.5:
             self.notes.append(f"{file.name} is read from its end, as times decrease")
             frame, texts, times = frame[::-1], texts[::-1], times[::-1]
         values, name = frame[self.columns].copy(), " ".join(names)
@@ -340,7 +357,13 @@ class MyDataModule(LightningDataModule):
             problems.append(f"many times are repeated: {hint}")
         late = texts.index[times <= times.shift()]
         problems += [f"line {line}: {name!r} is '{texts[line]}', not later than the time before it" for line in late]
-        refuse(file, problems + convert_numbers(values, {name: self.forms.get(name, ".") for name in self.columns}))
+        if len(late):
+            problems.append("correct or remove these rows; if clocks were set back, add the offsets from UTC")
+        forms = {name: self.forms.get(name, ".") for name in self.columns}
+        refuse(file, problems + convert_numbers(values, forms, self.hparams["missing"]))
+        if after := int(values.notna().any(axis=1)[::-1].argmax()):
+            self.notes.append(f"the last {after} rows of {file.name} are left out, as they have no values")
+            times, values = times[:-after], values[:-after]
         start = int(values.notna().all(axis=1).argmax())
         if 0 < start <= 0.1 * len(values):
             self.notes.append(f"the first {start} rows of {file.name} are left out, as values are missing")
@@ -364,8 +387,8 @@ class MyDataModule(LightningDataModule):
             refuse(file, [f"{len(times)} rows span {positions[-1]:.0f} steps: check the first and the last time"])
         values = values.set_axis(positions.round().astype(int)).reindex(range(round(positions[-1]) + 1))
         refuse(file, [problem for name in self.columns for problem in self._long_gaps(values[name], clock)])
-        if filled := len(values) - len(times):
-            self.notes.append(f"{filled} of {len(values)} steps are missing and get the values before them")
+        if filled := values.isna().sum().sum():
+            self.notes.append(f"{filled} of {values.size} values are missing and get the values before them")
         return values.ffill().to_numpy(), clock
 
     def _long_gaps(self, values: pd.Series, clock: Clock) -> list[str]:

@@ -3,7 +3,6 @@
 Source: B. Efron et al., Least Angle Regression, Annals of Statistics 32, 2004, https://doi.org/10.1214/009053604000000067
 """
 
-import sys
 import warnings
 from collections.abc import Collection, Sequence
 from functools import cached_property
@@ -38,7 +37,9 @@ from data.tables import (
     read_json_rows,
     read_table,
     refuse,
+    warn,
     warn_of_guesses,
+    warn_of_unused,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,15 +60,10 @@ class BatchDataset(TensorDataset):
         return self[torch.tensor(indices)]
 
 
-def warn(message: str) -> None:
-    rank_zero_only(print)(f"warning: {message}", file=sys.stderr)
-
-
 def as_categories(column: pd.Series) -> pd.Series:
     """Return the values as text: gaps become a category, 2.0 becomes "2", and "TRUE" and "true" become equal."""
-    if is_numeric_dtype(column) and (column.dropna() % 1 == 0).all():
-        column = column.astype("Int64")
     texts = column.astype(object).where(column.notna(), MISSING).astype(str)
+    texts = texts.str.replace(r"^([+-]?\d+)[.,]0$", r"\1", regex=True)
     words = texts[texts.str.casefold().isin(BOOLEANS)]
     spellings = {word: group.mode()[0] for word, group in words.groupby(words.str.casefold())}
     return texts.replace({word: spellings[word.casefold()] for word in words.unique()})
@@ -97,7 +93,7 @@ class MyDataModule(LightningDataModule):
         numeric: Columns to read as numbers in any case; values that are neither numbers nor gaps are errors.
         categorical: Columns to read as categories even if their values are numbers.
         ignore: Columns to leave out.
-        missing: Further values that stand for gaps, such as -999.
+        missing: Further values that stand for gaps, such as ["-999"].
         decimal: Decimal sign, "." or ","; null finds it.
         header: "none" if the first row is data, "first" if it holds the names of the columns; null is like "first", but
             a first row that looks like data is an error.
@@ -158,9 +154,13 @@ class MyDataModule(LightningDataModule):
             self.notes.append(f"{files[split].name} is left out, as it has no column {target!r}")
             del parts[split]
         for split, part in parts.items():
-            lacking = [name for name in columns if name not in part]
+            lacking = [name for name in columns if name not in (*part, *(self.hparams["ignore"] or []))]
             hint = f"add it, or remove it from {files['train'].name}"
             refuse(files[split], [f"there is no column {name!r}: {hint}" for name in lacking])
+            *others, last = part.iloc[:, 0].str.casefold()
+            if last in ("total", "grand total", "sum", "summe", "gesamt") and last not in others:
+                self.notes.append(f"the last row of {files[split].name} is left out, as it begins with {last!r}")
+                parts[split] = part = part[:-1]
             if len(files) > 1:
                 part.index = pd.Index([f"{line} of {files[split].name}" for line in part.index])
         return parts
@@ -171,6 +171,7 @@ class MyDataModule(LightningDataModule):
         frame = pd.concat(self.parts.values())
         target = self.hparams["target"] or frame.columns[-1]
         if self.file:  # in the target, None and NA may be classes
+            warn_of_unused(frame, self.hparams["missing"])
             frame = mask_gaps(frame, self.hparams["missing"]).assign(**{target: frame[target]})
         return frame
 
@@ -211,12 +212,13 @@ class MyDataModule(LightningDataModule):
             frame[target] = mask_gaps(frame[[target]], self.hparams["missing"])[target]
         else:
             frame[target] = frame[target].mask(frame[target].isin(["", "?", *(self.hparams["missing"] or [])]))
+        invalid = convert_numbers(frame, self.forms, self.hparams["missing"])
         lines = frame.index[frame[target].isna()]
         problems = [f"line {line}: {target!r} is missing" for line in lines] if len(lines) > 0.1 * len(frame) else []
         if problems:
             hint = "remove these rows, or set another --data.target"
             problems.insert(0, f"{len(lines)} of {len(frame)} rows, more than a tenth, have no target: {hint}")
-        refuse(self.file, problems + convert_numbers(frame, self.forms))
+        refuse(self.file, problems + invalid)
         if len(lines):
             self.notes.append(f"{len(lines)} rows without a value of {target!r} are left out")
         return frame[frame[target].notna()]
@@ -240,7 +242,7 @@ class MyDataModule(LightningDataModule):
         if task == "regression" and not quantity:
             refuse(self.file, [f"{self.target!r} is text, so --data.task cannot be regression"])
         if task == "multiclass" and count > len(values) / 2 > MAX_CLASSES / 2:
-            hint = "set --data.target to another column, or --data.decimal if these are numbers"
+            hint = "set --data.target to another column, or write plain numbers without units"
             problem = f"{count} different values, such as '{values.iloc[0]}', too many for classes"
             refuse(self.file, [f"the target {self.target!r} has {problem}: {hint}"])
         if count < 2 or (task == "binary" and count != 2):
@@ -331,16 +333,17 @@ class MyDataModule(LightningDataModule):
         """The columns to predict from. Constant columns are left out; row names and row numbers cause a warning."""
         names = []
         for name in self.frame.columns.drop([self.target, *(self.hparams["ignore"] or [])]):
-            values, column = self.splits["train"][name], self.frame[name].dropna()
-            if name == "column_1" and self.hparams["header"] != "none" and column.is_unique:
+            values, parts = self.splits["train"][name], [part[name] for part in self.parts.values()]
+            differ = all(part.is_unique for part in parts)
+            if name == "Unnamed: 0" and differ:
                 self.notes.append("the first column is left out, as it has no name and all its values are different")
                 continue
             varies = values.nunique() > 1 or (values.nunique() == 1 and values.isna().any())
             if not varies:
                 warn(f"column {name!r} is constant and left out")
                 continue
-            counts = is_numeric_dtype(column) and (column.diff()[1:] == 1).all()
-            if (counts or not is_numeric_dtype(column)) and column.nunique() == len(column) > 20:
+            counts = all((pd.to_numeric(part, errors="coerce").diff()[1:] == 1).all() for part in parts)
+            if differ and len(self.frame) > 20 and (counts or not is_numeric_dtype(values)):
                 warn(f"column {name!r} looks like a row name or number: --data.ignore+={name} leaves it out")
             names.append(name)
         if not names:
@@ -355,6 +358,8 @@ class MyDataModule(LightningDataModule):
             return
         if stage == "fit":
             rank_zero_only(print)(self.report(), flush=True)
+            for name in ("val", "test"):
+                self._warn_of_unknown(self.splits[name], name)
         self.train, self.val, self.test = (
             BatchDataset(*self.encode(frame), self.encode_targets(frame)) for frame in self.splits.values()
         )
@@ -389,6 +394,13 @@ class MyDataModule(LightningDataModule):
         for i, (name, values) in enumerate(self.categories.items()):
             categories[:, i] = to_codes(frame[name], values).fillna(-1) + 1
         return torch.from_numpy(np.hstack([scaled, indicators])), torch.from_numpy(categories)
+
+    def _warn_of_unknown(self, frame: pd.DataFrame, source: str) -> None:
+        """Print a warning for each column with categories that are not in the training rows."""
+        for name, values in self.categories.items():
+            unknown = as_categories(frame[name])[to_codes(frame[name], values).isna()]
+            if len(unknown) and not source.endswith(".json"):  # which may be requests of a server
+                warn(f"{len(unknown)} values of {name!r} in {source}, such as {unknown.iloc[0]!r}, are not in train")
 
     def encode_targets(self, frame: pd.DataFrame) -> Tensor:
         """Convert targets to numbers in their own units, (N,) float32, or to classes, (N,) int64."""
@@ -430,7 +442,8 @@ class MyDataModule(LightningDataModule):
         if self.target in texts and self.target not in self.forms:
             frame[self.target] = texts[self.target]
         used = [name for name in (*self.numbers, self.target) if name in self.forms and name in frame]
-        refuse(file, convert_numbers(frame, {name: self.forms[name] for name in used}))
+        refuse(file, convert_numbers(frame, {name: self.forms[name] for name in used}, self.hparams["missing"]))
+        self._warn_of_unknown(frame, str(file))
         return frame
 
     def baselines(self) -> dict[str, Tensor]:

@@ -1,11 +1,13 @@
 """Texts and their classes from a CSV file, or surnames of ten languages from Faker's lists."""
 
+import os
 import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -210,17 +212,15 @@ class MyDataModule(LightningDataModule):
         names = read_text(file, self.hparams["encoding"], self.notes).split("\n")
         names = [name.strip() for name in names if name.strip()]
         if numbers.min() > 0 and numbers.max() < len(names):
-            refuse(
-                file, [f"the labels are {numbers.min()} to {numbers.max()}, which may count these names from 0 or 1"]
-            )
+            problem = f"the labels are {numbers.min()} to {numbers.max()}, which may count these names from 0 or 1"
+            refuse(file, [problem])
         first = int(numbers.min() > 0)
         if numbers.max() >= len(names) + first:
             refuse(file, [f"there are {len(names)} names, too few for label {numbers.max()}"])
         index = {str(i + first): name for i, name in enumerate(names)}
         for split, part in parts.items():
-            parts[split] = part.assign(
-                label=part["label"].str.strip().map(lambda label: index[str(int(label))] if label else "")
-            )
+            labels = part["label"].str.strip()
+            parts[split] = part.assign(label=labels.map(lambda label: index[str(int(label))] if label else ""))
         self.notes.append(f"labels are lines of {file.name}, counted from {first}")
 
     def _read(self, file: Path, labelled: bool) -> pd.DataFrame:
@@ -229,9 +229,8 @@ class MyDataModule(LightningDataModule):
         frame = read_table(file, self.notes, [text, *text.split(","), label], self.hparams)
         if self.hparams["header"] == "none" and {text, label}.isdisjoint(frame) and len(frame.columns) <= 2:
             lengths = frame.apply(lambda column: column.str.len().mean())
-            frame = frame.rename(
-                columns={lengths.idxmax(): text} | ({lengths.idxmin(): label} if len(lengths) > 1 else {})
-            )
+            names = {lengths.idxmin(): label} if len(lengths) > 1 else {}
+            frame = frame.rename(columns=names | {lengths.idxmax(): text})
             self.notes.append(f"of the columns of {file.name}, the longer one is read as texts")
         columns = [text] if text in frame else text.split(",")
         hint = f"the columns are {', '.join(frame)}; set --data.text or --data.label"
@@ -310,16 +309,17 @@ class MyDataModule(LightningDataModule):
         return self._encode(texts, [{"input": text} for text in texts])
 
     def _read_input(self, given: str) -> list[str]:
-        """The texts of a CSV file or JSON list, the lines of a text file or of standard input, or the given text."""
-        file = Path(given)
+        """The texts of a table or JSON list, the lines of a .txt file or of standard input, or the given text."""
+        file, suffix = Path(given), Path(given).suffix.lower()
         if given == "-":
-            return sys.stdin.read().splitlines()
-        if file.suffix.lower() in (".csv", ".tsv"):
-            return self._read(file, False)["text"].tolist()
-        if file.suffix.lower() == ".json":
+            return [line.rstrip("\n") for line in sys.stdin]
+        if suffix == ".txt":
+            text = read_text(file, self.hparams["encoding"], self.notes)
+            return [line.rstrip("\n") for line in StringIO(text, newline=None)]
+        if suffix == ".json":
             return read_json(file, str)
-        if file.suffix.lower() == ".txt":
-            return read_text(file, self.hparams["encoding"], self.notes).splitlines()
+        if suffix in (".csv", ".tsv") or os.path.exists(given):  # which is false for a text that cannot be a path
+            return self._read(file, False)["text"].tolist()
         return [given]
 
     def _known_samples(self) -> list[Sample]:

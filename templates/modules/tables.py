@@ -3,9 +3,11 @@
 import csv
 import json
 import re
+import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 SEPARATORS = {"\t": "tabs", ";": "';'", "|": "'|'", ",": "','", " ": "blanks"}  # in the order in which they are tried
 ENCODINGS = ["cp1252", "cp1251", "cp932", "gb18030", "big5", "euc_kr"]  # of files that are not UTF-8
+BINARY = re.compile(rb"PK\x03\x04|PAR1|ARROW1|SQLite|\xd0\xcf\x11\xe0|\x1f\x8b|BZh|\xfd7zXZ|\(\xb5/\xfd")
 GAPS = {"", "?", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "nat"}
 NUMBER = re.compile(r"[+-]?\d*[.,]?\d+([eE][+-]?\d+)?")
 UNITS = "%$€£¥₹₩₽"
@@ -41,31 +44,35 @@ def refuse(source: Path | None, problems: Sequence[str]) -> None:
         raise OSError("\n  ".join(lines))
 
 
+def warn(message: str) -> None:
+    rank_zero_only(print)(f"warning: {message}", file=sys.stderr)
+
+
 def warn_of_guesses(notes: list[str]) -> None:
     """Print as warnings the notes that name an option, such as the note on a detected encoding, and clear the list."""
     while notes:
         if "--data." in (note := notes.pop(0)):
-            rank_zero_only(print)(f"warning: {note}", file=sys.stderr)
+            warn(note)
 
 
 def find_encoding(data: bytes) -> str:
     """Return the name of the most probable encoding.
 
-    UTF-16 if the data begin with its byte order mark or have a zero among the first two bytes; else UTF-8 if they are
-    valid; else cp1252 if most letters are ASCII; else what charset_normalizer finds.
+    UTF-16 if the data begin with its byte order mark or have a zero among the first two bytes; else UTF-8 if most of
+    its characters are valid; else cp1252 if most letters are ASCII; else what charset_normalizer finds.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     if 0 in data[:2]:
         return "utf-16-le" if data[0] else "utf-16-be"
-    try:
-        data.decode()
+    text = data.decode(errors="replace")
+    errors = text.count("\ufffd") - data.count("\ufffd".encode())
+    if not errors or len(re.findall(r"[^\x00-\x7f]", text)) > 4 * errors:
         return "utf-8"
-    except UnicodeDecodeError:
-        lines = b"\n".join(line for line in data.splitlines() if not line.isascii())[:50_000]
-        few = sum(byte > 127 for byte in lines) < sum(bytes([byte]).isalpha() for byte in lines)
-        best = from_bytes(lines, cp_isolation=["cp1252"] if few else ENCODINGS).best()
-        return best.encoding if best else ENCODINGS[0]
+    lines = b"\n".join(line for line in data.splitlines() if not line.isascii())[:50_000]
+    few = sum(byte > 127 for byte in lines) < sum(bytes([byte]).isalpha() for byte in lines)
+    best = from_bytes(lines, cp_isolation=["cp1252"] if few else ENCODINGS).best()
+    return best.encoding if best else ENCODINGS[0]
 
 
 def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
@@ -73,8 +80,8 @@ def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
     if not file.is_file():
         raise OSError(f"{file} is not a file: give the path of a text or CSV file")
     data = file.read_bytes()
-    if data.startswith((b"PK\x03\x04", b"PAR1", b"\xd0\xcf\x11\xe0", b"\x1f\x8b")):
-        raise OSError(f"{file} is a workbook or compressed: save it as CSV")
+    if BINARY.match(data):
+        raise OSError(f"{file} is a workbook, binary or compressed: save it as CSV")
     name = encoding or find_encoding(data)
     if not encoding and name != "utf-8":
         notes.append(f"{file.name} is not UTF-8, so it is read as {name}: --data.encoding overrides this")
@@ -84,7 +91,7 @@ def read_text(file: Path, encoding: str | None, notes: list[str]) -> str:
         raise OSError(f"unknown encoding {encoding!r}: set --data.encoding to a name like utf-8 or cp1252") from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise OSError(f"{file}, line {line}, is not {name}: set --data.encoding to the file's encoding") from error
+        raise OSError(f"{file}, line {line}, is not {name}: correct it, or set --data.encoding") from error
 
 
 def read_json(file: Path, kind: type) -> list[Any]:
@@ -183,8 +190,9 @@ def read_rows(
         if quotes or (len(literal) > len(rows) and len(set(map(len, literal.values()))) == 1):
             notes.append(f"quotes in {file.name} are read as characters: --data.quotes csv overrides this")
             return literal
-    hint = ", or set --data.quotes literal to read all of them as characters" if "quotes" in options else ""
-    refuse(file, [f"{error}: close each quoted field, and double each quote inside it{hint}"] if error else [])
+    hint = "close each quoted field, double each quote inside it, or set another --data.separator"
+    hint += ", or --data.quotes literal to read quotes as characters" if "quotes" in options else ""
+    refuse(file, [f"{error}: {hint}"] if error else [])
     return rows
 
 
@@ -203,13 +211,21 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     return numbers not in ([], *counted) or 2 * repeated >= len(names)
 
 
-def name_columns(names: list[str], widths: set[int]) -> list[str]:
-    """Names for as many columns as rows have fields; columns without a name and repeated names get a number."""
-    width = len(names) if len(names) in widths else max(widths)
-    names = ["", *names] if widths == {len(names) + 1} else names  # R writes a column of row names without a heading
-    names = names if any(names[width:]) else names[:width]
-    names = [f"column_{i + 1}" if not name or name.startswith("Unnamed: ") else name for i, name in enumerate(names)]
-    return [f"{name}.{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
+def have_names(rows: Mapping[int, list[str]], text: str) -> bool:
+    """Return whether the first fields of all rows are names: all different and quoted, or numbers from 0 or 1 on."""
+    first, lines = [row[0] for row in rows.values()], list(StringIO(text, newline=""))
+    quoted = all(lines[line - 1].lstrip().startswith('"') for line in rows) and len({*first}) == len(first)
+    counted = first in ([str(start + i) for i in range(len(first))] for start in (0, 1))
+    return quoted or (counted and len(first) > 2)
+
+
+def name_columns(names: list[str]) -> list[str]:
+    """Name columns without a name by their position, as pandas does, and add a number to repeated names."""
+    names = [name or f"Unnamed: {i}" for i, name in enumerate(names)]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            names[i] = next(new for n in count(1) if (new := f"{name}.{n}") not in names)
+    return names
 
 
 def read_table(file: Path, notes: list[str], named: Collection[str], options: Mapping[str, Any]) -> pd.DataFrame:
@@ -225,6 +241,7 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
         OSError: The file cannot be read, or its first row may be data.
     """
     text, header = read_text(file, options["encoding"], notes), options["header"]
+    refuse(file, ["it is JSON, not a table: save it as CSV"] if re.match(r'\s*(\{\s*"|\[\s*["{[])', text) else [])
     separator = {"tab": "\t", "\\t": "\t", "blank": " "}.get(options["separator"], options["separator"])
     if given := re.match(r"sep=(.)\r?\n", text):  # for Excel; an empty line in its place keeps the line numbers right
         separator, text = separator or given[1], "\n" + text[given.end() :]
@@ -245,22 +262,27 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
         refuse(file, [f"line {first} looks like a row of data, not like the names of columns: {hint}"])
     if header != "none" and len(below) < len(rows) - 1:
         notes.append(f"{len(rows) - 1 - len(below)} rows of {file.name} that repeat the header are left out")
-    rows, names = (rows, [""] * len(names)) if header == "none" else (below, names)
+    rows, names = (rows, [f"column_{i + 1}" for i in range(len(names))]) if header == "none" else (below, names)
     refuse(file, [] if rows else ["there are no rows below the header"])
+    widths = {len(row) for row in rows.values()}
+    if widths == {len(names) + 1} and any(row[-1] for row in rows.values()) and have_names(rows, text):
+        names = ["", *names]  # as R writes them
+        notes.append(f"the first fields of the rows of {file.name} are row names, as the header has one field fewer")
+    names = names if any(names[max(widths) :]) else names[: max(widths)]
     repeated = {name for name in names if name and names.count(name) > 1}
     refuse(file, [f"several columns are named {name!r}: rename them" for name in sorted(repeated.intersection(named))])
     if repeated:
-        names_ = " and ".join(sorted(repeated))
-        notes.append(f"several columns are named {names_}: all but the first get a number, as in x.1")
-    names = name_columns(names, {len(row) for row in rows.values()})
+        notes.append(f"several columns are named {' and '.join(sorted(repeated))}: all but the first get a number")
+    names = name_columns(names)
     rows = {line: row if any(row[len(names) :]) else row[: len(names)] for line, row in rows.items()}
     wrong = [(line, len(row)) for line, row in rows.items() if len(row) != len(names)]
     where = "the first row" if header == "none" else "the header"
     problems = [f"line {line}: {count} fields, but {where} has {len(names)}" for line, count in wrong]
-    hint = "quote fields that contain the separator, or set another --data.separator"
-    refuse(file, [f"rows have different numbers of fields: {hint}", *problems] if problems else [])
+    hint = "quote fields that contain the separator, name each column, or set another --data.separator"
+    refuse(file, [f"the numbers of fields differ: {hint}", *problems] if problems else [])
     frame = pd.DataFrame(list(rows.values()), index=list(rows), columns=names, dtype=object)
-    return frame.loc[:, [not name.startswith("column_") or frame[name].str.strip().any() for name in names]]
+    nameless = "column_" if header == "none" else "Unnamed: "
+    return frame.loc[:, [not name.startswith(nameless) or frame[name].str.strip().any() for name in names]]
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
@@ -279,6 +301,14 @@ def mask_gaps(frame: pd.DataFrame, missing: Sequence[str] | None) -> pd.DataFram
     """Return the table with NaN in place of the texts in GAPS and in `missing`, in upper or lower case."""
     gaps = GAPS.union(text.casefold() for text in missing or [])
     return frame.mask(frame.apply(lambda column: column.str.casefold().isin(gaps)))
+
+
+def warn_of_unused(frame: pd.DataFrame, missing: Sequence[str] | None) -> None:
+    """Print a warning for each value in `missing` that no field has, as text or as a number."""
+    for text in missing or []:
+        form = re.escape(re.sub(r"[.,]0+$", "", text)) + r"([.,]0+)?"
+        if not frame.apply(lambda column, form=form: column.str.fullmatch(form, case=False, na=False)).any(axis=None):
+            warn(f"no field is {text!r}, which --data.missing names")
 
 
 def find_formats(texts: pd.Series) -> list[str]:
@@ -350,17 +380,19 @@ def find_forms(source: Path, frame: pd.DataFrame, decimal: str | None, forced: C
     return found[best]
 
 
-def convert_numbers(frame: pd.DataFrame, forms: dict[str, str]) -> list[str]:
-    """Convert columns of texts to float64, with NaN for gaps, and return the problems: values of another form."""
-    problems = []
+def convert_numbers(frame: pd.DataFrame, forms: dict[str, str], missing: Sequence[str] | None) -> list[str]:
+    """Convert texts to float64, with NaN for gaps and numbers in `missing`, and return the values of another form."""
+    problems, gaps = [], [*(missing or [])]
     for name, form in forms.items():
         numbers = to_numbers(frame[name], form)
         wrong = frame[name].notna() & ~np.isfinite(numbers)
         kind = f"a date of the form {form}"
         if form[0] in ".,":
             kind = f"a number with {form[1:]}" if form[1:] else "a number"
+            numbers[numbers.isin(to_numbers(pd.Series(gaps, dtype=object), form[0]).dropna())] = np.nan
         if wrong.sum() > 1:
-            hint = f"correct them or, if they stand for gaps, set --data.missing+='{frame[name][wrong].mode()[0]}'"
+            flag = shlex.quote(json.dumps([*gaps, frame[name][wrong].mode()[0]], ensure_ascii=False))
+            hint = f"correct them or, if they stand for gaps, set --data.missing={flag}"
             problems.append(f"{wrong.sum()} values of {name!r} are not {kind}: {hint}")
         problems += [f"line {line}: {name!r} is '{frame[name][line]}', not {kind}" for line in frame.index[wrong]]
         frame[name] = numbers
