@@ -715,3 +715,29 @@ def test_metrics_of_splits_without_boxes_are_not_kept(bake: Bake, tmp_path: Path
     assert done.stderr.count("warning") == 1 and "test/map" in done.stderr
     assert "map -1" not in done.stdout and "test" not in done.stdout.split("best epoch", 1)[1].split("run folder")[0]
     assert not (project.runs()[0] / "test_metrics.json").exists()
+
+
+REPLACE = """
+import sys
+from pathlib import Path
+import torch
+from training import predict
+
+folder = Path(sys.argv[1])
+files = sorted(folder.iterdir())
+if hasattr(predict, "save_masks"):
+    rows = [{"input": str(file), "mask": torch.zeros(10, 12, dtype=torch.uint8)} for file in files]
+    predict.save_masks(rows, folder)
+else:
+    predict.draw_rows([], [(torch.zeros(3, 10, 12), {"input": str(file)}) for file in files], folder)
+"""
+
+
+@pytest.mark.parametrize("variant", ["detection", "segmentation"])
+def test_predictions_never_replace_their_inputs(bake: Bake, tmp_path: Path, variant: str) -> None:
+    for name in ("a.jpg", "b.png") if variant == "segmentation" else ("0-.jpg", "0000-0-.png"):
+        picture(tmp_path / name)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    done = bake(variant=variant).run("-c", REPLACE, tmp_path, status=2)
+    assert ".png" in done.stderr and "choose another folder" in done.stderr
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
