@@ -717,6 +717,60 @@ def test_metrics_of_splits_without_boxes_are_not_kept(bake: Bake, tmp_path: Path
     assert not (project.runs()[0] / "test_metrics.json").exists()
 
 
+DEEP = """
+import json, sys
+from pathlib import Path
+from data import IMPORTS
+
+print(json.dumps([READ for file in map(Path, sys.argv[1:])]))
+"""
+READERS = {
+    "image-folder": ("pictures", "[pictures.is_readable(file), pictures.read_picture(file, (1, 10, 12)).tolist()]"),
+    "detection": ("canvases", "[True, (canvases.read_picture(canvases.measure_picture(file, None, None)) / 255).tolist()]"),
+}
+
+
+@pytest.mark.parametrize("variant", READERS)
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_pictures_of_16_bits_use_the_range_of_their_values(bake: Bake, tmp_path: Path, variant: str, bits: int) -> None:
+    values = np.linspace(0, 2**bits - 1, 120).astype(np.uint16).reshape(10, 12)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    Image.frombytes("I;16B", (12, 10), values.astype(">u2").tobytes()).save(tmp_path / "b.tif")
+    module, read = READERS[variant]
+    code = DEEP.replace("IMPORTS", module).replace("READ", read)
+    for readable, pixels in json.loads(bake(variant=variant).run("-c", code, *sorted(tmp_path.iterdir())).stdout):
+        assert readable
+        assert np.abs(np.array(pixels[0]) - values / (2**bits - 1)).max() < 1 / 255
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pictures_of_unknown_range_are_found_before_training(image_folder: Reader, tmp_path: Path, dtype: Any) -> None:
+    classes(tmp_path, 6)
+    Image.fromarray(np.full((10, 12), 70000).astype(dtype)).save(tmp_path / "red" / "deep.tif")
+    splits, said = image_folder(tmp_path)
+    assert sum(map(len, splits.values())) == 12
+    assert "deep.tif" in said
+
+
+def test_annotated_pictures_of_unknown_range_are_refused(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    Image.fromarray(np.zeros((10, 12), np.float32)).save(tmp_path / "images" / "deep.tif")
+    content["images"][3]["file_name"] = "deep.tif"
+    write(file, content)
+    assert "deep.tif is not a readable picture" in detection.refuses(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_links_to_folders_around_them_are_not_followed(image_folder: Reader, tmp_path: Path) -> None:
+    classes(tmp_path / "data", 6, ["green"])
+    pictures(tmp_path / "elsewhere", 6)
+    (tmp_path / "data" / "red").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "green" / "up").symlink_to("..")
+    splits, said = image_folder(tmp_path / "data")
+    assert sum(map(len, splits.values())) == 12
+    assert "green (6), red (6)" in said
+
+
 REPLACE = """
 import sys
 from pathlib import Path

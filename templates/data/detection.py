@@ -27,7 +27,7 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from data import canvases
-from data.canvases import SIDE, SPLITS, Picture, refuse, split_of, split_samples
+from data.canvases import SIDE, SPLITS, SUFFIXES, Picture, refuse, split_of, split_samples
 from data.splits import AtLeastTwo, check_fold
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -349,7 +349,7 @@ class MyDataModule(LightningDataModule):
         if not (folder := self.data_dir) or not folder.is_dir():
             return {}
         named: defaultdict[str, list[Path]] = defaultdict(list)
-        for file in canvases.list_pictures(folder):
+        for file in canvases.list_files(folder, SUFFIXES):
             named[file.name].append(file)
             named[file.stem].append(file)
         sources = find_annotations(folder)

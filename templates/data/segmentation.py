@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import Compose, RandomCrop, RandomHorizontalFlip,
 from torchvision.tv_tensors import Image, Mask
 
 from data import canvases
-from data.canvases import FORMATS, SPLITS, Picture, Size, refuse, split_of, split_samples
+from data.canvases import FORMATS, SPLITS, SUFFIXES, Picture, Size, refuse, split_of, split_samples
 from data.splits import AtLeastTwo, check_fold
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,7 @@ def find_files(folder: Path) -> tuple[dict[Key, Path], dict[Key, Path], list[str
     Raises:
         OSError: Two files have the same name.
     """
-    files = canvases.list_pictures(folder)
+    files = canvases.list_files(folder, SUFFIXES)
     stems = {(file.parent, file.stem) for file in files}
     found: dict[str, dict[Key, Path]] = {"image": {}, "mask": {}, "": {}}
     problems = []

@@ -1,12 +1,11 @@
 """Read picture files as they are stored, and draw the embedded pictures: digits on textured canvases."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from glob import glob
 from hashlib import sha256
-from os import SEEK_END
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,15 +76,22 @@ def group_copies(files: Sequence[Path]) -> list[str]:
     return [sha256(file.read_bytes()).hexdigest() for file in files]
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """List the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
+def is_junk(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or written by the operating system."""
+    return name.startswith(".") or name == "__MACOSX"
 
-    Links to missing files are listed, too.
+
+def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """List the files in a folder and its subfolders that have one of the suffixes, sorted, without hidden files.
+
+    Links to missing files are listed, too. Links to a folder around them are not followed.
     """
-    names = glob("**/*", root_dir=folder, recursive=True)  # follows links to folders, and leaves out hidden files
-    shown = sorted(folder / name for name in names if not name.startswith("__MACOSX"))
-    files = [file for file in shown if file.suffix.lower() in SUFFIXES]
-    return [file for file in files if file.is_file() or not file.exists()]  # a pipe or socket would block
+    files: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        around = {path.resolve() for path in (Path(place), *Path(place).parents)}
+        folders[:] = [name for name in folders if not is_junk(name) and Path(place, name).resolve() not in around]
+        files += [Path(place, name) for name in names if not is_junk(name) and Path(name).suffix.lower() in suffixes]
+    return [file for file in sorted(files) if file.is_file() or not file.exists()]  # a pipe or socket would block
 
 
 def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]) -> list[Picture]:
@@ -101,7 +107,7 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
     for path in map(Path, paths):
         if not (path.is_dir() or path.is_file()):
             raise FileNotFoundError(f"{path} is neither a file nor a folder: use picture files or folders of pictures")
-        files += list_pictures(path) if path.is_dir() else [path]
+        files += list_files(path, SUFFIXES) if path.is_dir() else [path]
     results = list(map(measure, files))
     pictures = [result for result in results if isinstance(result, Picture)]
     faults = [result for result in results if isinstance(result, str)]
@@ -132,9 +138,11 @@ def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture
     try:
         with Image.open(file, formats=FORMATS) as picture, file.open("rb") as content:
             end = ENDS.get(str(picture.format), b"")
-            content.seek(-len(end), SEEK_END)
+            content.seek(-len(end), os.SEEK_END)
             if not end or content.read() != end:
                 picture.load()
+            if picture.mode in ("F", "I"):
+                convert_to_rgb(picture)  # raises ValueError if their range is unknown
             height, width = picture.height, picture.width
             turns = Image.Image.getexif(picture).get(Base.Orientation, 1)  # PngImageFile.getexif would decode
     except Exception as error:  # Pillow raises many types for damaged files
@@ -153,7 +161,7 @@ def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture
 
 
 def read_picture(picture: Picture) -> Tensor:
-    """Read a picture of any mode as (3, H, W) uint8. Transparent parts become black; 16 bits are scaled to 8.
+    """Read a picture of any mode as (3, H, W) uint8. Transparent parts become black; up to 16 bits are scaled to 8.
 
     Raises:
         OSError: The file cannot be decoded.
@@ -166,12 +174,18 @@ def read_picture(picture: Picture) -> Tensor:
 
 
 def convert_to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert a picture of any mode, except floating-point numbers, which raise ValueError."""
+    """Convert a picture of any mode; raise ValueError if its range of values is unknown.
+
+    The largest value of a 16-bit picture tells whether it uses 8 bits, 12 bits or all.
+    """
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling
-        picture = picture.point(lambda value: value / 256).convert("L")
-        picture.info.pop("transparency", None)
+    if picture.mode.startswith("I"):  # up to 16 bits, which Pillow would clip to 8 instead of scaling
+        values = np.asarray(picture).astype(np.int64)
+        bits = next((bits for bits in (8, 12, 16) if 0 <= values.min() and values.max() < 2**bits), None)
+        if bits is None:
+            raise ValueError("its pixels are not numbers from 0 to 65535")
+        picture = Image.fromarray((values * 255 // (2**bits - 1)).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)

@@ -1,12 +1,12 @@
 """Read picture files, and shift pictures at random."""
 
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from glob import glob
-from os import SEEK_END
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image, ImageOps
@@ -23,12 +23,14 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of comp
 def list_pictures(folder: Path) -> list[Path]:
     """List the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
 
-    Links to missing files are listed, too.
+    Links to missing files are listed, too. Links to a folder around them are not followed.
     """
-    names = glob("**/*", root_dir=folder, recursive=True)  # follows links to folders, and leaves out hidden files
-    shown = sorted(folder / name for name in names if not name.startswith("__MACOSX"))
-    files = [file for file in shown if file.suffix.lower() in SUFFIXES]
-    return [file for file in files if file.is_file() or not file.exists()]  # a pipe or socket would block
+    files: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        around = {path.resolve() for path in (Path(place), *Path(place).parents)}
+        folders[:] = [name for name in folders if not is_junk(name) and Path(place, name).resolve() not in around]
+        files += [Path(place, name) for name in names if not is_junk(name) and Path(name).suffix.lower() in SUFFIXES]
+    return [file for file in sorted(files) if file.is_file() or not file.exists()]  # a pipe or socket would block
 
 
 def is_junk(name: str) -> bool:
@@ -70,9 +72,11 @@ def is_readable(file: Path) -> bool:
     try:
         with open_picture(file) as picture, file.open("rb") as content:
             end = ENDS.get(str(picture.format), b"")
-            content.seek(-len(end), SEEK_END)
+            content.seek(-len(end), os.SEEK_END)
             if not end or content.read() != end:
                 picture.load()
+            if picture.mode in ("F", "I"):
+                convert(picture, "L")  # raises ValueError if their range is unknown
     except Exception:  # Pillow raises many types for damaged files
         return False
     return True
@@ -119,12 +123,18 @@ def read_picture(file: Path, shape: Sequence[int]) -> Tensor:
 
 
 def convert(picture: Image.Image, mode: str) -> Image.Image:
-    """Convert a picture of any mode but "F" to "L" (8-bit grey) or "RGB"; raise ValueError for "F"."""
+    """Convert a picture to "L" (8-bit grey) or "RGB"; raise ValueError if its range of values is unknown.
+
+    The largest value of a 16-bit picture tells whether it uses 8 bits, 12 bits or all.
+    """
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling
-        picture = picture.point(lambda value: value / 256).convert("L")
-        picture.info.pop("transparency", None)
+    if picture.mode.startswith("I"):  # up to 16 bits, which Pillow would clip to 8 instead of scaling
+        values = np.asarray(picture).astype(np.int64)
+        bits = next((bits for bits in (8, 12, 16) if 0 <= values.min() and values.max() < 2**bits), None)
+        if bits is None:
+            raise ValueError("its pixels are not numbers from 0 to 65535")
+        picture = Image.fromarray((values * 255 // (2**bits - 1)).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
