@@ -96,6 +96,9 @@ def names(splits: dict[str, list[list[str]]]) -> set[str]:
         ("Training_Set", "Valid", "TEST-SET"),
         ("trainset", "dev", "testset"),
         ("train_images", "val images", "test_data"),
+        ("train2017", "val2017", "test2017"),
+        ("seg_train", "seg_val", "seg_test"),
+        ("train-cats-v2", "valid-cats-v2", "test-cats-v2"),
     ],
 )
 def test_split_folders_have_usual_names_in_any_case(
@@ -153,6 +156,54 @@ def test_unlabelled_test_pictures_are_neither_a_split_nor_a_class(
     assert names(splits) == {"green", "red"}
     assert origins(splits, tmp_path) == {"train": {"train"}, "val": {"train"}, "test": {"train"}}
     assert "left out: 7 " in said
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("seg_train", "seg_test"), ("training_set", "test_set"), ("train", "test")]
+)
+def test_folders_in_folders_of_the_same_name_are_entered(
+    image_folder: Reader, tmp_path: Path, train: str, test: str
+) -> None:
+    classes(tmp_path / train / train, 10)
+    classes(tmp_path / test / test, 5)
+    pictures(tmp_path / "seg_pred" / "seg_pred", 4)
+    splits, said = image_folder(tmp_path)
+    assert names(splits) == {"green", "red"}
+    assert origins(splits, tmp_path) == {"train": {train}, "val": {train}, "test": {test}}
+    assert "4 pictures in seg_pred/" in said and "holds no pictures" not in said
+
+
+def test_doubled_folders_with_unlabelled_test_pictures_are_read(image_folder: Reader, tmp_path: Path) -> None:
+    classes(tmp_path / "signs_train" / "signs_train", 10)
+    pictures(tmp_path / "signs_test" / "signs_test", 4)
+    splits, said = image_folder(tmp_path)
+    assert names(splits) == {"green", "red"}
+    assert "left out: 4 pictures in signs_test/" in said
+
+
+def test_class_in_a_split_may_have_the_name_of_the_split(image_folder: Reader, tmp_path: Path) -> None:
+    classes(tmp_path / "train", 10, ["bus", "train"])
+    splits, _ = image_folder(tmp_path)
+    assert names(splits) == {"bus", "train"}
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [("my_train", "test_set_2", "other"), ("dogs_train", "cats_test"), ("train1", "train2")],
+)
+def test_classes_with_names_of_splits_are_refused(image_folder: Reader, tmp_path: Path, folders: Sequence[str]) -> None:
+    for name in folders:
+        pictures(tmp_path / name, 6)
+    said = image_folder.refuses(tmp_path)
+    assert all(name in said for name in folders) and "train/CLASS/*" in said
+
+
+def test_folders_beside_splits_are_left_out(image_folder: Reader, tmp_path: Path) -> None:
+    classes(tmp_path / "train", 10)
+    classes(tmp_path / "eval", 5)
+    splits, said = image_folder(tmp_path)
+    assert origins(splits, tmp_path)["test"] == {"train"}
+    assert "left out: 10 pictures in eval/ that are not in SPLIT/CLASS/" in said
 
 
 def test_splits_without_folders_of_classes_are_refused(image_folder: Reader, tmp_path: Path) -> None:
@@ -726,7 +777,10 @@ print(json.dumps([READ for file in map(Path, sys.argv[1:])]))
 """
 READERS = {
     "image-folder": ("pictures", "[pictures.is_readable(file), pictures.read_picture(file, (1, 10, 12)).tolist()]"),
-    "detection": ("canvases", "[True, (canvases.read_picture(canvases.measure_picture(file, None, None)) / 255).tolist()]"),
+    "detection": (
+        "canvases",
+        "[True, (canvases.read_picture(canvases.Picture(file, (10, 12), False)) / 255).tolist()]",
+    ),
 }
 
 

@@ -182,10 +182,10 @@ def convert_to_rgb(picture: Image.Image) -> Image.Image:
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if picture.mode.startswith("I"):  # up to 16 bits, which Pillow would clip to 8 instead of scaling
         values = np.asarray(picture).astype(np.int64)
-        bits = next((bits for bits in (8, 12, 16) if 0 <= values.min() and values.max() < 2**bits), None)
-        if bits is None:
+        limit = next((limit for limit in (255, 4095, 65535) if values.max() <= limit), 0)
+        if values.min() < 0 or not limit:
             raise ValueError("its pixels are not numbers from 0 to 65535")
-        picture = Image.fromarray((values * 255 // (2**bits - 1)).astype(np.uint8))
+        picture = Image.fromarray((values * 255 // limit).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
