@@ -752,6 +752,160 @@ def test_truncated_annotated_picture_is_refused(detection: Reader, tmp_path: Pat
     assert str(cut) in detection.refuses(tmp_path)
 
 
+@pytest.mark.parametrize("hidden", ["._annotations.json", ".vscode/settings.json", "__MACOSX/annotations.json"])
+def test_hidden_json_files_are_no_annotations(detection: Reader, tmp_path: Path, hidden: str) -> None:
+    content, file = change(tmp_path)
+    write(file, content)
+    (tmp_path / hidden).parent.mkdir(exist_ok=True)
+    (tmp_path / hidden).write_bytes(b"\0\5\x16\7")
+    assert len(detection(tmp_path)[0][2]) == 20
+
+
+def test_json_files_without_annotations_are_left_out(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    write(file, content)
+    write(tmp_path / "classes.json", {"classes": ["a", "b"]})
+    info = {key: content[key] for key in ("images", "categories")}
+    write(tmp_path / "annotations" / "image_info_test2017.json", info)
+    (_, _, boxes), said = detection(tmp_path)
+    assert len(boxes) == 20 and {entry[0] for entry in boxes.values()} == {"train", "val", "test"}
+    assert "left out: 2 JSON files, such as annotations/image_info_test2017.json" in said
+
+
+def test_json_files_of_labelme_are_refused(detection: Reader, tmp_path: Path) -> None:
+    for file in pictures(tmp_path, 4):
+        write(file.with_suffix(".json"), {"version": "5.0", "shapes": [], "imagePath": file.name})
+    assert "LabelMe" in detection.refuses(tmp_path)
+
+
+def test_numbers_may_be_texts(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    for image in content["images"]:
+        image |= {"width": "12", "height": 10.0}
+    for box in content["annotations"]:
+        box["iscrowd"] = "0"
+    write(file, content)
+    (_, _, boxes), said = detection(tmp_path)
+    assert sum(len(entry[1]) for entry in boxes.values()) == 20
+    assert "a (10), b (10)" in said
+
+
+def test_fractions_from_the_centre_of_boxes_are_refused(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    for box in content["annotations"]:
+        box["bbox"] = [0.8, 0.5, 0.4, 0.3]
+    write(file, content)
+    assert "fractions" in detection.refuses(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["/content/drive/data/", "C:\\data\\"])
+def test_ends_of_absolute_names_are_found(detection: Reader, tmp_path: Path, prefix: str) -> None:
+    for i, split in enumerate(("train", "val", "test")):
+        files = pictures(tmp_path / split, 4)
+        content = coco(files, [f"{prefix}{split}/{file.name}" for file in files], first=100 * i)
+        write(tmp_path / "annotations" / f"{split}.json", content)
+    (_, _, boxes), _ = detection(tmp_path)
+    assert {file: entry[0] for file, entry in boxes.items()} == {
+        str(tmp_path / split / f"{i}.png"): split for split in ("train", "val", "test") for i in range(4)
+    }
+
+
+def test_missing_picture_is_not_taken_from_another_split(detection: Reader, tmp_path: Path) -> None:
+    for i, split in enumerate(("train", "valid", "test")):
+        files = pictures(tmp_path / split, 6 - i)
+        write(tmp_path / split / "_annotations.coco.json", coco(files, [file.name for file in files]))
+    (tmp_path / "train" / "5.png").rename(tmp_path / "valid" / "5.png")
+    assert str(Path("train", "5.png")) in detection.refuses(tmp_path)
+
+
+def test_picture_beside_its_annotations_is_used_first(detection: Reader, tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        files = pictures(tmp_path / split, 4)
+        write(tmp_path / split / "_annotations.coco.json", coco(files, [file.name for file in files]))
+    pictures(tmp_path / "images", 4)
+    (_, _, boxes), _ = detection(tmp_path)
+    assert len(boxes) == 12 and not any("images" in file for file in boxes)
+
+
+def test_two_images_of_one_file_are_refused(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    content["images"][3]["file_name"] = content["images"][7]["file_name"]
+    write(file, content)
+    assert "image 3 and image 7 have the same picture" in detection.refuses(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["0.jpg", "", "a\\0.jpg"])
+def test_pascal_voc_with_wrong_names_belongs_to_the_picture_of_its_own_name(
+    detection: Reader, tmp_path: Path, name: str
+) -> None:
+    for split in ("train", "valid", "test"):
+        for file in pictures(tmp_path / split, 4, ".jpg"):
+            voc(file.with_suffix(".xml"), name, "ab"[int(file.stem) % 2])
+    (_, _, boxes), _ = detection(tmp_path)
+    assert len(boxes) == 12
+    assert all(entry[2] == ["ab"[int(Path(file).stem) % 2]] for file, entry in boxes.items())
+
+
+def test_two_xml_files_of_one_picture_are_refused(detection: Reader, tmp_path: Path) -> None:
+    pictures(tmp_path / "images", 4)
+    for i in range(4):
+        voc(tmp_path / "annotations" / f"a{i}.xml", f"{i // 2}.png", "a")
+    said = detection.refuses(tmp_path)
+    assert all(f"a{i}.xml" in said for i in range(4)) and "have the same picture" in said
+
+
+@pytest.mark.parametrize("sets", ["VOC2007/ImageSets/Main", "ImageSets/Main"])
+@pytest.mark.parametrize("train", ["train", "trainval"])
+def test_lists_of_pascal_voc_may_be_below_and_have_suffixes(
+    detection: Reader, tmp_path: Path, sets: str, train: str
+) -> None:
+    for file in pictures(tmp_path / "VOC2007" / "JPEGImages", 12):
+        voc(tmp_path / "VOC2007" / "Annotations" / f"{file.stem}.xml", file.name, "a")
+    (tmp_path / sets).mkdir(parents=True)
+    for split, numbers in ((train, range(9)), ("test", range(9, 12))):
+        text = "\n".join(f"JPEGImages/{i}.png" for i in numbers)
+        (tmp_path / sets / f"{split}.txt").write_text(text, encoding="utf-8")
+    (_, _, boxes), _ = detection(tmp_path)
+    assert {Path(file).stem for file, entry in boxes.items() if entry[0] == "test"} == {"9", "10", "11"}
+    assert {entry[0] for entry in boxes.values()} == {"train", "val", "test"}
+
+
+def test_lists_of_several_pascal_voc_folders_are_said_to_be_unused(detection: Reader, tmp_path: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        for file in pictures(tmp_path / year / "JPEGImages", 10):
+            file = file.rename(file.with_stem(f"{year}_{file.stem}"))
+            voc(tmp_path / year / "Annotations" / f"{file.stem}.xml", file.name, "a")
+        (tmp_path / year / "ImageSets" / "Main").mkdir(parents=True)
+    (_, _, boxes), said = detection(tmp_path)
+    assert len(boxes) == 20
+    assert "left out: 2 folders ImageSets/" in said
+
+
+def test_names_of_xml_files_are_no_splits(detection: Reader, tmp_path: Path) -> None:
+    for file in pictures(tmp_path / "images", 20):
+        file = file.rename(file.with_stem(f"test_{file.stem}"))
+        voc(tmp_path / "annotations" / f"{file.stem}.xml", file.name, "a")
+    (tmp_path / "annotations" / "._test_1.xml").write_bytes(b"\0\5\x16\7")
+    (_, _, boxes), said = detection(tmp_path)
+    assert len(boxes) == 20 and "14 train, 2 val, 4 test" in said
+
+
+def test_sizes_of_pascal_voc_may_have_decimals(detection: Reader, tmp_path: Path) -> None:
+    for file in pictures(tmp_path / "images", 20):
+        voc(tmp_path / f"{file.stem}.xml", file.name, "a", size="<width>12.0</width><height>10.0</height>")
+    assert len(detection(tmp_path)[0][2]) == 20
+
+
+@pytest.mark.parametrize("wrong", ["<xmax></xmax>", "<name></name>"])
+def test_incomplete_objects_of_pascal_voc_are_named(detection: Reader, tmp_path: Path, wrong: str) -> None:
+    for file in pictures(tmp_path / "images", 4):
+        voc(tmp_path / f"{file.stem}.xml", file.name, "a")
+    text = (tmp_path / "2.xml").read_text(encoding="utf-8")
+    right = "<xmax>6</xmax>" if "xmax" in wrong else "<name>a</name>"
+    (tmp_path / "2.xml").write_text(text.replace(right, wrong), encoding="utf-8")
+    assert "2.xml is not a Pascal VOC file" in detection.refuses(tmp_path)
+
+
 def test_metrics_of_splits_without_boxes_are_not_kept(bake: Bake, tmp_path: Path) -> None:
     project = bake(variant="detection", project_name="no_boxes", fresh=True)
     for i, split in enumerate(("train", "val", "test")):

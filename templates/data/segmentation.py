@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import Compose, RandomCrop, RandomHorizontalFlip,
 from torchvision.tv_tensors import Image, Mask
 
 from data import canvases
-from data.canvases import FORMATS, SPLITS, SUFFIXES, Picture, Size, refuse, split_of, split_samples
+from data.canvases import FORMATS, SPLITS, SUFFIXES, Picture, Size, find_splits, refuse, split_samples
 from data.splits import AtLeastTwo, check_fold
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,13 +67,15 @@ def find_files(folder: Path) -> tuple[dict[Key, Path], dict[Key, Path], list[str
     stems = {(file.parent, file.stem) for file in files}
     found: dict[str, dict[Key, Path]] = {"image": {}, "mask": {}, "": {}}
     problems = []
+    places = {file.relative_to(folder).parent for file in files}
+    splits = find_splits(places | {Path(part) for place in places for part in place.parts})
     for file in files:
         parts = file.relative_to(folder).parts[:-1]
         role = next(filter(None, map(role_of, (*parts[::-1], file.stem))), "")
         if bare(file.stem) != file.stem and (file.parent, bare(file.stem)) in stems:
             role = "mask"
-        inner = [part for part in parts if not (role_of(part) or split_of(Path(part)))]
-        key = (split_of(Path(*parts)), *inner, file.stem)
+        inner = [part for part in parts if not (role_of(part) or splits[Path(part)])]
+        key = (splits[Path(*parts)], *inner, file.stem)
         if found[role].setdefault(key, file) != file:
             problems.append(f"{file} and {found[role][key]} have the same name")
     refuse(folder, problems)

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -24,9 +24,13 @@ from data.splits import make_splits
 
 # Pillow decodes these itself; for others, such as EPS, it may run another program.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TIFF", "WEBP")
-SUFFIXES = sorted(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
+SUFFIXES = tuple(end for end, name in sorted(Image.registered_extensions().items()) if name in (*FORMATS, "MPO"))
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of complete files
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+COMPANIONS = (
+    "annot|annotations?|captions|coco|data|gt|images?|imgs?|info|instances|json|keypoints|labels?|masks?|person|set"
+)
+JUNK = (".", "__MACOSX")  # first characters of hidden files, and a folder of macOS
 CANVASES, SIDE = 400, 128  # number of embedded pictures, and their height and width in pixels
 PARTS = 20  # number of groups of embedded pictures; no handwritten digit is in two of them
 Size = tuple[int, int]  # height and width in pixels
@@ -47,10 +51,18 @@ def refuse(source: object, problems: Sequence[str]) -> None:
         raise OSError("\n  ".join([f"{source} has errors:", *problems[:20], *more]))
 
 
-def split_of(path: Path) -> str:
-    """Return the split that a relative path names, such as "val" for labels/Valid_Set.json; "" if it names none."""
-    words = re.findall("[a-z]+", re.sub(r"(set|data|images?|labels?|masks?)\b", " ", str(path).lower()))
-    return next((split for split, names in SPLITS.items() if not {*names}.isdisjoint(words)), "")
+def find_splits(paths: Collection[Path]) -> dict[Path, str]:
+    """The split that a part of each relative path names, such as "val" for labels/Valid_Set.json; "" if none does.
+
+    Names may have digits and COMPANIONS. Words that all of them have in common are ignored, as in a_train and a_test.
+    """
+    texts = {part: re.sub(f"({COMPANIONS})+(?![a-z])", " ", part.lower()) for path in paths for part in path.parts}
+    words = {part: set(re.findall(r"[^\W\d_]+", text)) for part, text in texts.items()}
+    known = {word: split for split, names in SPLITS.items() for word in names}
+    named = [found for found in words.values() if not found.isdisjoint(known)]
+    shared = set.intersection(*named) - known.keys() if len(named) > 1 else set()
+    splits = {part: known.get(" ".join(found - shared), "") for part, found in words.items()}
+    return {path: next(filter(None, map(splits.get, path.parts)), "") for path in paths}
 
 
 def split_samples(
@@ -76,12 +88,7 @@ def group_copies(files: Sequence[Path]) -> list[str]:
     return [sha256(file.read_bytes()).hexdigest() for file in files]
 
 
-def is_junk(name: str) -> bool:
-    """Return whether a file or folder of this name is hidden, or written by the operating system."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """List the files in a folder and its subfolders that have one of the suffixes, sorted, without hidden files.
 
     Links to missing files are listed, too. Links to a folder around them are not followed.
@@ -89,8 +96,10 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     files: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
         around = {path.resolve() for path in (Path(place), *Path(place).parents)}
-        folders[:] = [name for name in folders if not is_junk(name) and Path(place, name).resolve() not in around]
-        files += [Path(place, name) for name in names if not is_junk(name) and Path(name).suffix.lower() in suffixes]
+        folders[:] = [
+            name for name in folders if not name.startswith(JUNK) and Path(place, name).resolve() not in around
+        ]
+        files += [Path(place, name) for name in names if not name.startswith(JUNK) and name.lower().endswith(suffixes)]
     return [file for file in sorted(files) if file.is_file() or not file.exists()]  # a pipe or socket would block
 
 
@@ -140,9 +149,7 @@ def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture
             end = ENDS.get(str(picture.format), b"")
             content.seek(-len(end), os.SEEK_END)
             if not end or content.read() != end:
-                picture.load()
-            if picture.mode in ("F", "I"):
-                convert_to_rgb(picture)  # raises ValueError if their range is unknown
+                convert_to_rgb(picture)
             height, width = picture.height, picture.width
             turns = Image.Image.getexif(picture).get(Base.Orientation, 1)  # PngImageFile.getexif would decode
     except Exception as error:  # Pillow raises many types for damaged files
@@ -178,14 +185,12 @@ def convert_to_rgb(picture: Image.Image) -> Image.Image:
 
     The largest value of a 16-bit picture tells whether it uses 8 bits, 12 bits or all.
     """
-    if picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
-    if picture.mode.startswith("I"):  # up to 16 bits, which Pillow would clip to 8 instead of scaling
-        values = np.asarray(picture).astype(np.int64)
-        limit = next((limit for limit in (255, 4095, 65535) if values.max() <= limit), 0)
-        if values.min() < 0 or not limit:
-            raise ValueError("its pixels are not numbers from 0 to 65535")
-        picture = Image.fromarray((values * 255 // limit).astype(np.uint8))
+    if picture.mode.startswith(("I", "F")):  # Pillow would clip values above 255 instead of scaling them
+        values = np.asarray(picture)
+        limit = next((limit for limit in (255, 4095, 65535) if 0 <= values.min() <= values.max() <= limit), 0)
+        if picture.mode == "F" or not limit:
+            raise ValueError("its pixels are not integers from 0 to 65535")
+        picture = Image.fromarray((values.astype(np.int64) * 255 // limit).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)

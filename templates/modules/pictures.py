@@ -74,9 +74,7 @@ def is_readable(file: Path) -> bool:
             end = ENDS.get(str(picture.format), b"")
             content.seek(-len(end), os.SEEK_END)
             if not end or content.read() != end:
-                picture.load()
-            if picture.mode in ("F", "I"):
-                convert(picture, "L")  # raises ValueError if their range is unknown
+                convert(picture, "L")
     except Exception:  # Pillow raises many types for damaged files
         return False
     return True
@@ -127,14 +125,12 @@ def convert(picture: Image.Image, mode: str) -> Image.Image:
 
     The largest value of a 16-bit picture tells whether it uses 8 bits, 12 bits or all.
     """
-    if picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
-    if picture.mode.startswith("I"):  # up to 16 bits, which Pillow would clip to 8 instead of scaling
-        values = np.asarray(picture).astype(np.int64)
-        limit = next((limit for limit in (255, 4095, 65535) if values.max() <= limit), 0)
-        if values.min() < 0 or not limit:
-            raise ValueError("its pixels are not numbers from 0 to 65535")
-        picture = Image.fromarray((values * 255 // limit).astype(np.uint8))
+    if picture.mode.startswith(("I", "F")):  # Pillow would clip values above 255 instead of scaling them
+        values = np.asarray(picture)
+        limit = next((limit for limit in (255, 4095, 65535) if 0 <= values.min() <= values.max() <= limit), 0)
+        if picture.mode == "F" or not limit:
+            raise ValueError("its pixels are not integers from 0 to 65535")
+        picture = Image.fromarray((values.astype(np.int64) * 255 // limit).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)
