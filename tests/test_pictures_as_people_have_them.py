@@ -348,7 +348,14 @@ def test_masks_are_found_by_folder_and_ending(
 
 @pytest.mark.parametrize(
     ("images", "masks"),
-    [("{}/images", "{}/masks"), ("images/{}", "masks/{}"), ("{}", "{}_labels"), ("{}_images", "{}_masks")],
+    [
+        ("{}/images", "{}/masks"),
+        ("images/{}", "masks/{}"),
+        ("{}", "{}_labels"),
+        ("{}_images", "{}_masks"),
+        ("{}", "{}annot"),
+        ("city_{}/images", "city_{}/masks"),
+    ],
 )
 def test_masks_have_folders_of_splits(segmentation: Reader, tmp_path: Path, images: str, masks: str) -> None:
     for split in ("Train", "val", "test"):
@@ -444,6 +451,74 @@ def test_colours_without_names_are_refused(segmentation: Reader, tmp_path: Path)
     assert "NAME RED GREEN BLUE" in segmentation.refuses(tmp_path)
     (tmp_path / "classes.txt").write_text("nothing 0 0 0\nroad 128 64 128\n", encoding="utf-8")
     assert "colour 0 0 255" in segmentation.refuses(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "nothing\ncat\n"])
+def test_values_1_and_255_of_different_masks_are_refused(segmentation: Reader, tmp_path: Path, text: str) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 255))
+    mask((0, 1)).save(tmp_path / "masks" / "3.png")
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    said = segmentation.refuses(tmp_path)
+    assert str(tmp_path / "masks" / "3.png") in said and str(tmp_path / "masks" / "0.png") in said
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 255)])
+@pytest.mark.parametrize(("text", "said"), [("cat\n", "background"), ("nothing\ncat\ndog\n", "3 classes")])
+def test_number_of_names_fits_the_number_of_values(
+    segmentation: Reader, tmp_path: Path, values: tuple[int, int], text: str, said: str
+) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", values)
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    if values == (0, 255) or said == "background":
+        assert said in segmentation.refuses(tmp_path)
+    else:
+        assert segmentation(tmp_path)[0][0] == ["nothing", "cat", "dog"]
+
+
+def test_spread_values_are_read_as_the_error_message_tells(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 127, 255))
+    assert "NAME RED GREEN BLUE" in segmentation.refuses(tmp_path)
+    (tmp_path / "classes.txt").write_text("nothing\nroad\nsky\n", encoding="utf-8")
+    assert "NAME RED GREEN BLUE" in segmentation.refuses(tmp_path)
+    (tmp_path / "classes.txt").write_text("nothing 0 0 0\nroad 127 127 127\nsky 255 255 255\n", encoding="utf-8")
+    (names, found), _ = segmentation(tmp_path)
+    assert names == ["nothing", "road", "sky"]
+    assert [entry[2] for entry in found.values() if entry[0] == "test"] == [[0, 1, 2]] * 4
+
+
+@pytest.mark.parametrize("folders", [{"cat": range(10), "dog": range(10, 20)}, {"a": range(10), "b": range(10, 20)}])
+def test_masks_in_other_subfolders_than_their_pictures_are_refused(
+    segmentation: Reader, tmp_path: Path, folders: dict[str, range]
+) -> None:
+    """Masks in folders of classes, and pictures in other folders than their masks."""
+    files = pictures(tmp_path / "images", 20)
+    for name, numbers in folders.items():
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        for i in numbers:
+            mask((0, 255)).save(tmp_path / "masks" / name / f"{i}.png")
+    if "a" in folders:
+        for i, file in enumerate(files):
+            (tmp_path / "images" / "ab"[i % 2]).mkdir(exist_ok=True)
+            file.rename(tmp_path / "images" / "ab"[i % 2] / file.name)
+    assert "different subfolders" in segmentation.refuses(tmp_path)
+
+
+def test_masks_in_one_folder_belong_to_pictures_in_several(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks")
+    for i in range(20):
+        (tmp_path / "images" / "ab"[i % 2]).mkdir(exist_ok=True)
+        (tmp_path / "images" / f"{i}.png").rename(tmp_path / "images" / "ab"[i % 2] / f"{i}.png")
+    (_, found), _ = segmentation(tmp_path)
+    assert all(Path(file).name == Path(entry[1]).name for file, entry in found.items()) and len(found) == 20
+
+
+@pytest.mark.parametrize("folders", [("main", "dev kit"), ("test_site",)])
+def test_folders_whose_names_contain_a_split_are_no_splits(
+    segmentation: Reader, tmp_path: Path, folders: Sequence[str]
+) -> None:
+    for name in folders:
+        pairs(tmp_path / name / "images", tmp_path / name / "masks", count=20 // len(folders))
+    assert "14 train, 2 val, 4 test" in segmentation(tmp_path)[1]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
