@@ -73,25 +73,21 @@ def embedded_samples() -> tuple[list[Sample], list[str]]:
     return samples, groups
 
 
-def find_annotations(folder: Path) -> tuple[dict[str, tuple[Path, Json]], Counter[str]]:
-    """Find and load the COCO file of each split.
+def find_annotations(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
+    """Find and load the COCO file of each split; also count what is left out.
 
     A file whose path names no split is used for "train" if no other file is. Of several files for a split, the one with
     "instances" in its name is used, or the only one with annotations.
-
-    Returns:
-        The files, relative to the folder, with their contents; and what is left out.
 
     Raises:
         OSError: A split has several files, or there are files, but none for training.
     """
     files = [file.relative_to(folder) for file in canvases.list_files(folder, (".json",))]
     splits = find_splits([file for file in files if len(file.parts) < 3])
-    found: defaultdict[str, list[Path]] = defaultdict(list)
-    for file, split in splits.items():
-        found[split].append(file)
+    found = {split: [file for file in splits if splits[file] == split] for split in (*SPLITS, "")}
     found["train"] = found["train"] or found[""]
-    chosen: dict[str, tuple[Path, Json]] = {}
+    chosen: dict[str, Json] = {}
+    unused = {*splits}
     for split in SPLITS:
         files = [file for file in found[split] if "instances" in file.stem] or found[split]
         loaded = {file: load_coco(folder / file) for file in files}
@@ -100,17 +96,15 @@ def find_annotations(folder: Path) -> tuple[dict[str, tuple[Path, Json]], Counte
             names = ", ".join(map(str, annotated[:5]))
             refuse(folder, [f"there are several annotation files for {split}: keep one of {names}"])
         if annotated:
-            chosen[split] = annotated[0], loaded[annotated[0]]
+            chosen[split] = loaded[annotated[0]]
+            unused.remove(annotated[0])
     if chosen and "train" not in chosen:
         refuse(folder, ["there is no COCO file for training, such as annotations.json or train.json"])
-    unused = sorted(map(str, splits.keys() - {file for file, _ in chosen.values()}))
-    return chosen, Counter(f"JSON files, such as {unused[0]}" for _ in unused)
+    return chosen, Counter(f"JSON files, such as {min(unused)}" for _ in unused)
 
 
 def load_coco(file: Path) -> Json:
-    """Load a COCO file, https://cocodataset.org/#format-data; return {} if the file has no annotations.
-
-    Annotations without id or iscrowd get them.
+    """Load a COCO file, https://cocodataset.org/#format-data, and add ids, iscrowd and sizes; {} without annotations.
 
     Raises:
         OSError: It is another kind of file.
@@ -119,12 +113,11 @@ def load_coco(file: Path) -> Json:
         content = json.loads(file.read_bytes())
         if "annotations" not in content:
             return {}
-        content["annotations"] = [
-            {"id": i} | box | {"iscrowd": int(box.get("iscrowd") or 0)}
-            for i, box in enumerate(content["annotations"], start=1)
-        ]
+        for i, box in enumerate(content["annotations"], start=1):
+            box |= {"id": box.get("id", i), "iscrowd": int(box.get("iscrowd") or 0)}
         for image in content["images"]:
             image |= {side: round(float(image.get(side) or 0)) for side in ("width", "height")}
+            image |= {"folder": file.parent, "source": f"image {image['id']}"}
         for name, key in (("images", "file_name"), ("categories", "name")):
             if len({str(entry["id"]): entry[key] for entry in content[name]}) < len(content[name]):
                 raise OSError(f"{file}: ids of {name} must be unique: some occur twice")
@@ -155,12 +148,12 @@ def read_voc(file: Path) -> tuple[Json, list[Json]]:
                 raise ValueError(f"an object needs name and bndbox with {', '.join(EDGES)}")
             left, top, right, bottom = map(float, edges)
             box = {"bbox": [left, top, right - left, bottom - top], "category": name}
-            boxes.append(box | {"iscrowd": int(each.findtext("difficult") == "1")})
+            boxes.append(box | {"id": file, "iscrowd": int(each.findtext("difficult") == "1")})
     except (ElementTree.ParseError, ValueError) as error:
         raise OSError(f"{file} is not a Pascal VOC file ({error}): repair or remove it") from error
     stated = PurePosixPath((root.findtext("filename") or file.stem).strip().replace("\\", "/"))
     names = [file.stem + stated.suffix, file.stem, str(stated)]  # `stated` is often outdated
-    return {"names": names, "xml": file} | size, boxes
+    return {"names": names, "folder": file.parent, "source": file} | size, boxes
 
 
 def read_lists(folder: Path) -> dict[str, str]:
@@ -177,12 +170,9 @@ def read_lists(folder: Path) -> dict[str, str]:
 
 
 def load_voc(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
-    """Load the Pascal VOC files of a folder as the content of a COCO file for each split.
+    """Load the Pascal VOC files of a folder as the content of a COCO file for each split; also count what is left out.
 
     Lists in ImageSets/Main/ decide about the splits, or else the names of folders.
-
-    Returns:
-        The contents, and what is left out.
 
     Raises:
         OSError: There is no such file, or one has errors.
@@ -195,11 +185,13 @@ def load_voc(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
         found[listed.get(file.stem, "") if listed else splits[file.relative_to(folder).parent] or "train"].append(file)
     left_out = Counter({"XML files in no list of ImageSets/Main/": len(found.pop("", []))})
     if not listed:
-        unread = "folders ImageSets/, as the data must have exactly one, with Main/train.txt or Main/trainval.txt"
-        left_out[unread] = len([*folder.rglob("ImageSets")])
+        left_out["folders ImageSets/, as lists are used only if one folder has them"] = len(
+            [*folder.rglob("ImageSets")]
+        )
     if "train" not in found:
-        needed = "a COCO file, or XML files of Pascal VOC; convert other JSON files, such as those of LabelMe, to COCO"
-        refuse(folder, [f"there are no annotations for training: it needs {needed}"])
+        refuse(
+            folder, ["no training annotations: it needs a COCO file, or XML files of Pascal VOC; convert LabelMe files"]
+        )
     read = {split: [read_voc(file) for file in files] for split, files in found.items()}
     names = sorted({box["category"] for part in read.values() for _, boxes in part for box in boxes})
     contents: dict[str, Json] = {}
@@ -209,17 +201,13 @@ def load_voc(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
         for image_id, (image, boxes) in zip(numbers, part, strict=False):
             images.append(image | {"id": image_id})
             annotations += [box | {"image_id": image_id, "category_id": names.index(box["category"])} for box in boxes]
-        numbered = [box | {"id": i} for i, box in enumerate(annotations, start=1)]
         categories = [{"id": i, "name": name} for i, name in enumerate(names)]
-        contents[split] = {"images": images, "annotations": numbered, "categories": categories}
+        contents[split] = {"images": images, "annotations": annotations, "categories": categories}
     return contents, left_out
 
 
 def find_picture(name: str, places: list[Path], named: dict[str, list[Path]]) -> Path:
-    """The path of an annotated picture: in the first of `places` that has it, or else the only one of this name.
-
-    Of a path that exists in none of `places`, the first folders are left out one by one.
-    """
+    """The path of a picture: in the first of `places` that has it or the end of its path, or the only one so named."""
     path = PurePosixPath(name.replace("\\", "/"))
     parts = path.relative_to(path.anchor).parts
     for end in [Path(*parts[i:]) for i in range(max(len(parts) - 1, 1))]:
@@ -283,9 +271,8 @@ def make_samples(
     sources: dict[Path, Any] = {}
     for image in [image for image in content["images"] if image["file"] in pictures]:
         picture = pictures[image["file"]]
-        source = image.get("xml", f"image {image['id']}")
-        if (first := sources.setdefault(picture.file, source)) != source:
-            problems.append(f"{first} and {source} have the same picture, {picture.file}: keep one of them")
+        if (first := sources.setdefault(picture.file, image["source"])) != image["source"]:
+            problems.append(f"{first} and {image['source']} have the same picture, {picture.file}: keep one of them")
         table = torch.tensor(rows[str(image["id"])], dtype=torch.float32).reshape(-1, 6)
         drawn, labels, iscrowd = table[:, :4], *table[:, 4:].long().unbind(1)
         clipped = clip_boxes_to_image(drawn, picture.size)
@@ -394,8 +381,7 @@ class MyDataModule(LightningDataModule):
         for file in canvases.list_files(folder, SUFFIXES):
             named[file.name].append(file)
             named[file.stem].append(file)
-        found, self.unused = find_annotations(folder)
-        contents = {split: content for split, (_, content) in found.items()}
+        contents, self.unused = find_annotations(folder)
         if not contents:
             contents, unused = load_voc(folder)
             self.unused += unused
@@ -406,8 +392,7 @@ class MyDataModule(LightningDataModule):
             free = {name: [file for file in same if file.parent not in others] for name, same in named.items()}
             for image in content["images"]:
                 size = image["height"], image["width"]
-                beside = image["xml"].parent if "xml" in image else folder / found[split][0].parent
-                places = [beside, folder / "images", folder, folder / "JPEGImages", *own]
+                places = [image["folder"], folder / "images", folder, folder / "JPEGImages", *own]
                 tried = [find_picture(str(name), places, free) for name in image.get("names", [image.get("file_name")])]
                 file = next(filter(Path.is_file, tried), tried[-1])
                 image |= {"file": file, "size": size if all(size) else None}

@@ -105,10 +105,7 @@ def find_root(folder: Path) -> Path:
 
 
 def find_layout(places: set[Place]) -> tuple[str, dict[str, str]]:
-    """The layout, "SPLIT/CLASS", "CLASS/SPLIT" or "CLASS", and the split of each folder at the level of splits.
-
-    Top-level folders are splits only if one with the name of a split has subfolders.
-    """
+    """The layout, "SPLIT/CLASS" (if split folders have subfolders), "CLASS/SPLIT" or "CLASS", and the split by name."""
     deep = [place for place in places if len(place) > 1]
     outer, inner = (find_splits({place[level] for place in places if len(place) > level}) for level in (0, 1))
     if any(outer[place[0]] for place in deep):
@@ -163,21 +160,16 @@ def check_folders(folder: Path, places: dict[Place, tuple[str, str]], layout: st
     """Warn if splits may have been taken for classes.
 
     Raises:
-        FileNotFoundError: There are no pictures for training, classes have names of splits, or two folders are named
-            after the same split.
+        FileNotFoundError: No pictures are for training, classes are named after splits, or two folders after one split.
     """
     names = sorted({name for _, name in places.values()})
     if not any(split == "train" for split, _ in places.values()):
         raise FileNotFoundError(
             f"{folder} has no training pictures in folders of classes: use CLASS/* or train/CLASS/*"
         )
-    words = re.findall(r"[^\W\d_]+", " ".join(names))
-    looks = {*find_splits(words).values()} - {""}
+    looks = {*find_splits(re.findall(r"[^\W\d_]+", " ".join(names))).values()} - {""}
     if layout == "CLASS" and (len(looks) > 1 or all(find_splits(names).values())):
-        raise FileNotFoundError(
-            f"{folder}: {', '.join(names[:MAX_LISTED])} look like names of splits, not of classes: use train/CLASS/*,"
-            " and the same in val/ and test/"
-        )
+        raise FileNotFoundError(f"{folder}: {', '.join(names[:5])} look like splits, not classes: use train/CLASS/*")
     if layout == "SPLIT/CLASS":
         first = {place[0]: split for place, (split, _) in places.items()}
         for split, count in Counter(first.values()).items():

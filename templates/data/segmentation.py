@@ -91,7 +91,7 @@ def find_pairs(folder: Path, drop: bool) -> tuple[dict[str, list[Files]], list[s
         The pairs by split, and what is left out.
 
     Raises:
-        OSError: A picture or a mask has no partner or two, or they are in different ones of several subfolders.
+        OSError: A picture or a mask has no partner, or two, or one in another of several subfolders.
     """
     if not folder.is_dir():
         refuse(folder, ["there is no such folder"])
@@ -100,7 +100,7 @@ def find_pairs(folder: Path, drop: bool) -> tuple[dict[str, list[Files]], list[s
     for key in images:
         by_name[key[0], bare(key[-1])].append(key)
     pairs: dict[Key, Path] = {}
-    places = {key[:-1] for key in (*images, *masks)}
+    places = [*{key[:-1] for key in images}, *{key[:-1] for key in masks}]
     problems = []
     for key, mask in masks.items():
         similar = by_name[key[0], bare(key[-1])]
@@ -243,8 +243,7 @@ def choose_classes(
         for mask, scan in scans.items():
             index = max(scan.counts.keys() - {IGNORED}, default=0)
             if index >= len(names):
-                named = f"there are names for classes 0 to {len(names) - 1}"
-                problems.append(f"{mask} has class {index}, but {named}: add names, or {COLOUR_HINT}")
+                problems.append(f"{mask} has class {index}, but {len(names)} classes have names: {COLOUR_HINT}")
     elif most < 1:
         problems.append("no pixel of the masks has a class other than 0: write 1 for the second class")
     elif len(indices) > MAX_UNNAMED or most + 1 > 2 * len(indices):

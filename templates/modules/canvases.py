@@ -27,9 +27,7 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM",
 SUFFIXES = tuple(end for end, name in sorted(Image.registered_extensions().items()) if name in (*FORMATS, "MPO"))
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of complete files
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-COMPANIONS = (
-    "annot|annotations?|captions|coco|data|gt|images?|imgs?|info|instances|json|keypoints|labels?|masks?|person|set"
-)
+COMPANIONS = "annot|annotations?|coco|data|gt|images?|imgs?|instances|json|labels?|masks?|set"
 JUNK = (".", "__MACOSX")  # first characters of hidden files, and a folder of macOS
 CANVASES, SIDE = 400, 128  # number of embedded pictures, and their height and width in pixels
 PARTS = 20  # number of groups of embedded pictures; no handwritten digit is in two of them
@@ -54,7 +52,7 @@ def refuse(source: object, problems: Sequence[str]) -> None:
 def find_splits(paths: Collection[Path]) -> dict[Path, str]:
     """The split that a part of each relative path names, such as "val" for labels/Valid_Set.json; "" if none does.
 
-    Names may have digits and COMPANIONS. Words that all of them have in common are ignored, as in a_train and a_test.
+    Digits, COMPANIONS and words that all names of splits have in common are ignored, as in a_train and a_test.
     """
     texts = {part: re.sub(f"({COMPANIONS})+(?![a-z])", " ", part.lower()) for path in paths for part in path.parts}
     words = {part: set(re.findall(r"[^\W\d_]+", text)) for part, text in texts.items()}
@@ -91,13 +89,13 @@ def group_copies(files: Sequence[Path]) -> list[str]:
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """List the files in a folder and its subfolders that have one of the suffixes, sorted, without hidden files.
 
-    Links to missing files are listed, too. Links to a folder around them are not followed.
+    Links to missing files are listed, too. Links to folders above them are not followed.
     """
     files: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        around = {path.resolve() for path in (Path(place), *Path(place).parents)}
+        above = {path.resolve() for path in (Path(place), *Path(place).parents)}
         folders[:] = [
-            name for name in folders if not name.startswith(JUNK) and Path(place, name).resolve() not in around
+            name for name in folders if not name.startswith(JUNK) and Path(place, name).resolve() not in above
         ]
         files += [Path(place, name) for name in names if not name.startswith(JUNK) and name.lower().endswith(suffixes)]
     return [file for file in sorted(files) if file.is_file() or not file.exists()]  # a pipe or socket would block
@@ -181,11 +179,8 @@ def read_picture(picture: Picture) -> Tensor:
 
 
 def convert_to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert a picture of any mode; raise ValueError if its range of values is unknown.
-
-    The largest value of a 16-bit picture tells whether it uses 8 bits, 12 bits or all.
-    """
-    if picture.mode.startswith(("I", "F")):  # Pillow would clip values above 255 instead of scaling them
+    """Convert a picture of any mode; raise ValueError if its range of values is unknown."""
+    if picture.mode.startswith(("I", "F")):  # the largest value tells whether 16 bits are used, 12 or 8
         values = np.asarray(picture)
         limit = next((limit for limit in (255, 4095, 65535) if 0 <= values.min() <= values.max() <= limit), 0)
         if picture.mode == "F" or not limit:

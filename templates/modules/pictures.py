@@ -23,12 +23,12 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of comp
 def list_pictures(folder: Path) -> list[Path]:
     """List the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
 
-    Links to missing files are listed, too. Links to a folder around them are not followed.
+    Links to missing files are listed, too. Links to folders above them are not followed.
     """
     files: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        around = {path.resolve() for path in (Path(place), *Path(place).parents)}
-        folders[:] = [name for name in folders if not is_junk(name) and Path(place, name).resolve() not in around]
+        above = {path.resolve() for path in (Path(place), *Path(place).parents)}
+        folders[:] = [name for name in folders if not is_junk(name) and Path(place, name).resolve() not in above]
         files += [Path(place, name) for name in names if not is_junk(name) and Path(name).suffix.lower() in SUFFIXES]
     return [file for file in sorted(files) if file.is_file() or not file.exists()]  # a pipe or socket would block
 
@@ -121,11 +121,8 @@ def read_picture(file: Path, shape: Sequence[int]) -> Tensor:
 
 
 def convert(picture: Image.Image, mode: str) -> Image.Image:
-    """Convert a picture to "L" (8-bit grey) or "RGB"; raise ValueError if its range of values is unknown.
-
-    The largest value of a 16-bit picture tells whether it uses 8 bits, 12 bits or all.
-    """
-    if picture.mode.startswith(("I", "F")):  # Pillow would clip values above 255 instead of scaling them
+    """Convert a picture to "L" (8-bit grey) or "RGB"; raise ValueError if its range of values is unknown."""
+    if picture.mode.startswith(("I", "F")):  # the largest value tells whether 16 bits are used, 12 or 8
         values = np.asarray(picture)
         limit = next((limit for limit in (255, 4095, 65535) if 0 <= values.min() <= values.max() <= limit), 0)
         if picture.mode == "F" or not limit:

@@ -58,8 +58,7 @@ def save_masks(rows: list[dict[str, Any]], folder: Path) -> None:
     inputs = {Path(row["input"]).resolve() for row in rows if "input" in row}
     files: dict[Path, Tensor] = {}
     for row in [row for row in rows if "mask" in row]:
-        stem = Path(row.get("input", "mask")).stem
-        file = folder / f"{stem}.png"
+        file = folder / f"{Path(row.get('input', 'mask')).stem}.png"
         while file in files:
             file = file.with_stem(f"{file.stem}-2")
         if file.resolve() in inputs:
