@@ -87,13 +87,10 @@ def group_copies(files: Sequence[Path]) -> list[str]:
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """List the files in a folder and its subfolders that have one of the suffixes, sorted, without hidden files.
-
-    Links to missing files are listed, too. Links to folders above them are not followed.
-    """
+    """List files with these suffixes in a folder and its subfolders, even links to missing files; skip hidden ones."""
     files: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        above = {path.resolve() for path in (Path(place), *Path(place).parents)}
+        above = {path.resolve() for path in (Path(place), *Path(place).parents)}  # a link to these is a loop
         folders[:] = [
             name for name in folders if not name.startswith(JUNK) and Path(place, name).resolve() not in above
         ]

@@ -21,13 +21,10 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of comp
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """List the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
-
-    Links to missing files are listed, too. Links to folders above them are not followed.
-    """
+    """List the picture files in a folder and its subfolders, even links to missing files; skip hidden ones."""
     files: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        above = {path.resolve() for path in (Path(place), *Path(place).parents)}
+        above = {path.resolve() for path in (Path(place), *Path(place).parents)}  # a link to these is a loop
         folders[:] = [name for name in folders if not is_junk(name) and Path(place, name).resolve() not in above]
         files += [Path(place, name) for name in names if not is_junk(name) and Path(name).suffix.lower() in SUFFIXES]
     return [file for file in sorted(files) if file.is_file() or not file.exists()]  # a pipe or socket would block
