@@ -96,6 +96,9 @@ def names(splits: dict[str, list[list[str]]]) -> set[str]:
         ("Training_Set", "Valid", "TEST-SET"),
         ("trainset", "dev", "testset"),
         ("train_images", "val images", "test_data"),
+        ("train2017", "val2017", "test2017"),
+        ("seg_train", "seg_val", "seg_test"),
+        ("train-cats-v2", "valid-cats-v2", "test-cats-v2"),
     ],
 )
 def test_split_folders_have_usual_names_in_any_case(
@@ -153,6 +156,54 @@ def test_unlabelled_test_pictures_are_neither_a_split_nor_a_class(
     assert names(splits) == {"green", "red"}
     assert origins(splits, tmp_path) == {"train": {"train"}, "val": {"train"}, "test": {"train"}}
     assert "left out: 7 " in said
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("seg_train", "seg_test"), ("training_set", "test_set"), ("train", "test")]
+)
+def test_folders_in_folders_of_the_same_name_are_entered(
+    image_folder: Reader, tmp_path: Path, train: str, test: str
+) -> None:
+    classes(tmp_path / train / train, 10)
+    classes(tmp_path / test / test, 5)
+    pictures(tmp_path / "seg_pred" / "seg_pred", 4)
+    splits, said = image_folder(tmp_path)
+    assert names(splits) == {"green", "red"}
+    assert origins(splits, tmp_path) == {"train": {train}, "val": {train}, "test": {test}}
+    assert "4 pictures in seg_pred/" in said and "holds no pictures" not in said
+
+
+def test_doubled_folders_with_unlabelled_test_pictures_are_read(image_folder: Reader, tmp_path: Path) -> None:
+    classes(tmp_path / "signs_train" / "signs_train", 10)
+    pictures(tmp_path / "signs_test" / "signs_test", 4)
+    splits, said = image_folder(tmp_path)
+    assert names(splits) == {"green", "red"}
+    assert "left out: 4 pictures in signs_test/" in said
+
+
+def test_class_in_a_split_may_have_the_name_of_the_split(image_folder: Reader, tmp_path: Path) -> None:
+    classes(tmp_path / "train", 10, ["bus", "train"])
+    splits, _ = image_folder(tmp_path)
+    assert names(splits) == {"bus", "train"}
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [("my_train", "test_set_2", "other"), ("dogs_train", "cats_test"), ("train1", "train2")],
+)
+def test_classes_with_names_of_splits_are_refused(image_folder: Reader, tmp_path: Path, folders: Sequence[str]) -> None:
+    for name in folders:
+        pictures(tmp_path / name, 6)
+    said = image_folder.refuses(tmp_path)
+    assert all(name in said for name in folders) and "train/CLASS/*" in said
+
+
+def test_folders_beside_splits_are_left_out(image_folder: Reader, tmp_path: Path) -> None:
+    classes(tmp_path / "train", 10)
+    classes(tmp_path / "eval", 5)
+    splits, said = image_folder(tmp_path)
+    assert origins(splits, tmp_path)["test"] == {"train"}
+    assert "left out: 10 pictures in eval/ that are not in SPLIT/CLASS/" in said
 
 
 def test_splits_without_folders_of_classes_are_refused(image_folder: Reader, tmp_path: Path) -> None:
@@ -297,7 +348,14 @@ def test_masks_are_found_by_folder_and_ending(
 
 @pytest.mark.parametrize(
     ("images", "masks"),
-    [("{}/images", "{}/masks"), ("images/{}", "masks/{}"), ("{}", "{}_labels"), ("{}_images", "{}_masks")],
+    [
+        ("{}/images", "{}/masks"),
+        ("images/{}", "masks/{}"),
+        ("{}", "{}_labels"),
+        ("{}_images", "{}_masks"),
+        ("{}", "{}annot"),
+        ("city_{}/images", "city_{}/masks"),
+    ],
 )
 def test_masks_have_folders_of_splits(segmentation: Reader, tmp_path: Path, images: str, masks: str) -> None:
     for split in ("Train", "val", "test"):
@@ -393,6 +451,74 @@ def test_colours_without_names_are_refused(segmentation: Reader, tmp_path: Path)
     assert "NAME RED GREEN BLUE" in segmentation.refuses(tmp_path)
     (tmp_path / "classes.txt").write_text("nothing 0 0 0\nroad 128 64 128\n", encoding="utf-8")
     assert "colour 0 0 255" in segmentation.refuses(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "nothing\ncat\n"])
+def test_values_1_and_255_of_different_masks_are_refused(segmentation: Reader, tmp_path: Path, text: str) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 255))
+    mask((0, 1)).save(tmp_path / "masks" / "3.png")
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    said = segmentation.refuses(tmp_path)
+    assert str(tmp_path / "masks" / "3.png") in said and str(tmp_path / "masks" / "0.png") in said
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 255)])
+@pytest.mark.parametrize(("text", "said"), [("cat\n", "background"), ("nothing\ncat\ndog\n", "3 classes")])
+def test_number_of_names_fits_the_number_of_values(
+    segmentation: Reader, tmp_path: Path, values: tuple[int, int], text: str, said: str
+) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", values)
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    if values == (0, 255) or said == "background":
+        assert said in segmentation.refuses(tmp_path)
+    else:
+        assert segmentation(tmp_path)[0][0] == ["nothing", "cat", "dog"]
+
+
+def test_spread_values_are_read_as_the_error_message_tells(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", (0, 127, 255))
+    assert "NAME RED GREEN BLUE" in segmentation.refuses(tmp_path)
+    (tmp_path / "classes.txt").write_text("nothing\nroad\nsky\n", encoding="utf-8")
+    assert "NAME RED GREEN BLUE" in segmentation.refuses(tmp_path)
+    (tmp_path / "classes.txt").write_text("nothing 0 0 0\nroad 127 127 127\nsky 255 255 255\n", encoding="utf-8")
+    (names, found), _ = segmentation(tmp_path)
+    assert names == ["nothing", "road", "sky"]
+    assert [entry[2] for entry in found.values() if entry[0] == "test"] == [[0, 1, 2]] * 4
+
+
+@pytest.mark.parametrize("folders", [{"cat": range(10), "dog": range(10, 20)}, {"a": range(10), "b": range(10, 20)}])
+def test_masks_in_other_subfolders_than_their_pictures_are_refused(
+    segmentation: Reader, tmp_path: Path, folders: dict[str, range]
+) -> None:
+    """Masks in folders of classes, and pictures in other folders than their masks."""
+    files = pictures(tmp_path / "images", 20)
+    for name, numbers in folders.items():
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        for i in numbers:
+            mask((0, 255)).save(tmp_path / "masks" / name / f"{i}.png")
+    if "a" in folders:
+        for i, file in enumerate(files):
+            (tmp_path / "images" / "ab"[i % 2]).mkdir(exist_ok=True)
+            file.rename(tmp_path / "images" / "ab"[i % 2] / file.name)
+    assert "different subfolders" in segmentation.refuses(tmp_path)
+
+
+def test_masks_in_one_folder_belong_to_pictures_in_several(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks")
+    for i in range(20):
+        (tmp_path / "images" / "ab"[i % 2]).mkdir(exist_ok=True)
+        (tmp_path / "images" / f"{i}.png").rename(tmp_path / "images" / "ab"[i % 2] / f"{i}.png")
+    (_, found), _ = segmentation(tmp_path)
+    assert all(Path(file).name == Path(entry[1]).name for file, entry in found.items()) and len(found) == 20
+
+
+@pytest.mark.parametrize("folders", [("main", "dev kit"), ("test_site",)])
+def test_folders_whose_names_contain_a_split_are_no_splits(
+    segmentation: Reader, tmp_path: Path, folders: Sequence[str]
+) -> None:
+    for name in folders:
+        pairs(tmp_path / name / "images", tmp_path / name / "masks", count=20 // len(folders))
+    assert "14 train, 2 val, 4 test" in segmentation(tmp_path)[1]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -701,6 +827,160 @@ def test_truncated_annotated_picture_is_refused(detection: Reader, tmp_path: Pat
     assert str(cut) in detection.refuses(tmp_path)
 
 
+@pytest.mark.parametrize("hidden", ["._annotations.json", ".vscode/settings.json", "__MACOSX/annotations.json"])
+def test_hidden_json_files_are_no_annotations(detection: Reader, tmp_path: Path, hidden: str) -> None:
+    content, file = change(tmp_path)
+    write(file, content)
+    (tmp_path / hidden).parent.mkdir(exist_ok=True)
+    (tmp_path / hidden).write_bytes(b"\0\5\x16\7")
+    assert len(detection(tmp_path)[0][2]) == 20
+
+
+def test_json_files_without_annotations_are_left_out(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    write(file, content)
+    write(tmp_path / "classes.json", {"classes": ["a", "b"]})
+    info = {key: content[key] for key in ("images", "categories")}
+    write(tmp_path / "annotations" / "image_info_test2017.json", info)
+    (_, _, boxes), said = detection(tmp_path)
+    assert len(boxes) == 20 and {entry[0] for entry in boxes.values()} == {"train", "val", "test"}
+    assert "left out: 2 JSON files, such as annotations/image_info_test2017.json" in said
+
+
+def test_json_files_of_labelme_are_refused(detection: Reader, tmp_path: Path) -> None:
+    for file in pictures(tmp_path, 4):
+        write(file.with_suffix(".json"), {"version": "5.0", "shapes": [], "imagePath": file.name})
+    assert "LabelMe" in detection.refuses(tmp_path)
+
+
+def test_numbers_may_be_texts(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    for image in content["images"]:
+        image |= {"width": "12", "height": 10.0}
+    for box in content["annotations"]:
+        box["iscrowd"] = "0"
+    write(file, content)
+    (_, _, boxes), said = detection(tmp_path)
+    assert sum(len(entry[1]) for entry in boxes.values()) == 20
+    assert "a (10), b (10)" in said
+
+
+def test_fractions_from_the_centre_of_boxes_are_refused(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    for box in content["annotations"]:
+        box["bbox"] = [0.8, 0.5, 0.4, 0.3]
+    write(file, content)
+    assert "fractions" in detection.refuses(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["/content/drive/data/", "C:\\data\\"])
+def test_ends_of_absolute_names_are_found(detection: Reader, tmp_path: Path, prefix: str) -> None:
+    for i, split in enumerate(("train", "val", "test")):
+        files = pictures(tmp_path / split, 4)
+        content = coco(files, [f"{prefix}{split}/{file.name}" for file in files], first=100 * i)
+        write(tmp_path / "annotations" / f"{split}.json", content)
+    (_, _, boxes), _ = detection(tmp_path)
+    assert {file: entry[0] for file, entry in boxes.items()} == {
+        str(tmp_path / split / f"{i}.png"): split for split in ("train", "val", "test") for i in range(4)
+    }
+
+
+def test_missing_picture_is_not_taken_from_another_split(detection: Reader, tmp_path: Path) -> None:
+    for i, split in enumerate(("train", "valid", "test")):
+        files = pictures(tmp_path / split, 6 - i)
+        write(tmp_path / split / "_annotations.coco.json", coco(files, [file.name for file in files]))
+    (tmp_path / "train" / "5.png").rename(tmp_path / "valid" / "5.png")
+    assert str(Path("train", "5.png")) in detection.refuses(tmp_path)
+
+
+def test_picture_beside_its_annotations_is_used_first(detection: Reader, tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        files = pictures(tmp_path / split, 4)
+        write(tmp_path / split / "_annotations.coco.json", coco(files, [file.name for file in files]))
+    pictures(tmp_path / "images", 4)
+    (_, _, boxes), _ = detection(tmp_path)
+    assert len(boxes) == 12 and not any("images" in file for file in boxes)
+
+
+def test_two_images_of_one_file_are_refused(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    content["images"][3]["file_name"] = content["images"][7]["file_name"]
+    write(file, content)
+    assert "image 3 and image 7 have the same picture" in detection.refuses(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["0.jpg", "", "a\\0.jpg"])
+def test_pascal_voc_with_wrong_names_belongs_to_the_picture_of_its_own_name(
+    detection: Reader, tmp_path: Path, name: str
+) -> None:
+    for split in ("train", "valid", "test"):
+        for file in pictures(tmp_path / split, 4, ".jpg"):
+            voc(file.with_suffix(".xml"), name, "ab"[int(file.stem) % 2])
+    (_, _, boxes), _ = detection(tmp_path)
+    assert len(boxes) == 12
+    assert all(entry[2] == ["ab"[int(Path(file).stem) % 2]] for file, entry in boxes.items())
+
+
+def test_two_xml_files_of_one_picture_are_refused(detection: Reader, tmp_path: Path) -> None:
+    pictures(tmp_path / "images", 4)
+    for i in range(4):
+        voc(tmp_path / "annotations" / f"a{i}.xml", f"{i // 2}.png", "a")
+    said = detection.refuses(tmp_path)
+    assert all(f"a{i}.xml" in said for i in range(4)) and "have the same picture" in said
+
+
+@pytest.mark.parametrize("sets", ["VOC2007/ImageSets/Main", "ImageSets/Main"])
+@pytest.mark.parametrize("train", ["train", "trainval"])
+def test_lists_of_pascal_voc_may_be_below_and_have_suffixes(
+    detection: Reader, tmp_path: Path, sets: str, train: str
+) -> None:
+    for file in pictures(tmp_path / "VOC2007" / "JPEGImages", 12):
+        voc(tmp_path / "VOC2007" / "Annotations" / f"{file.stem}.xml", file.name, "a")
+    (tmp_path / sets).mkdir(parents=True)
+    for split, numbers in ((train, range(9)), ("test", range(9, 12))):
+        text = "\n".join(f"JPEGImages/{i}.png" for i in numbers)
+        (tmp_path / sets / f"{split}.txt").write_text(text, encoding="utf-8")
+    (_, _, boxes), _ = detection(tmp_path)
+    assert {Path(file).stem for file, entry in boxes.items() if entry[0] == "test"} == {"9", "10", "11"}
+    assert {entry[0] for entry in boxes.values()} == {"train", "val", "test"}
+
+
+def test_lists_of_several_pascal_voc_folders_are_said_to_be_unused(detection: Reader, tmp_path: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        for file in pictures(tmp_path / year / "JPEGImages", 10):
+            file = file.rename(file.with_stem(f"{year}_{file.stem}"))
+            voc(tmp_path / year / "Annotations" / f"{file.stem}.xml", file.name, "a")
+        (tmp_path / year / "ImageSets" / "Main").mkdir(parents=True)
+    (_, _, boxes), said = detection(tmp_path)
+    assert len(boxes) == 20
+    assert "left out: 2 folders ImageSets/" in said
+
+
+def test_names_of_xml_files_are_no_splits(detection: Reader, tmp_path: Path) -> None:
+    for file in pictures(tmp_path / "images", 20):
+        file = file.rename(file.with_stem(f"test_{file.stem}"))
+        voc(tmp_path / "annotations" / f"{file.stem}.xml", file.name, "a")
+    (tmp_path / "annotations" / "._test_1.xml").write_bytes(b"\0\5\x16\7")
+    (_, _, boxes), said = detection(tmp_path)
+    assert len(boxes) == 20 and "14 train, 2 val, 4 test" in said
+
+
+def test_sizes_of_pascal_voc_may_have_decimals(detection: Reader, tmp_path: Path) -> None:
+    for file in pictures(tmp_path / "images", 20):
+        voc(tmp_path / f"{file.stem}.xml", file.name, "a", size="<width>12.0</width><height>10.0</height>")
+    assert len(detection(tmp_path)[0][2]) == 20
+
+
+@pytest.mark.parametrize("wrong", ["<xmax></xmax>", "<name></name>"])
+def test_incomplete_objects_of_pascal_voc_are_named(detection: Reader, tmp_path: Path, wrong: str) -> None:
+    for file in pictures(tmp_path / "images", 4):
+        voc(tmp_path / f"{file.stem}.xml", file.name, "a")
+    text = (tmp_path / "2.xml").read_text(encoding="utf-8")
+    right = "<xmax>6</xmax>" if "xmax" in wrong else "<name>a</name>"
+    (tmp_path / "2.xml").write_text(text.replace(right, wrong), encoding="utf-8")
+    assert "2.xml is not a Pascal VOC file" in detection.refuses(tmp_path)
+
+
 def test_metrics_of_splits_without_boxes_are_not_kept(bake: Bake, tmp_path: Path) -> None:
     project = bake(variant="detection", project_name="no_boxes", fresh=True)
     for i, split in enumerate(("train", "val", "test")):
@@ -715,3 +995,86 @@ def test_metrics_of_splits_without_boxes_are_not_kept(bake: Bake, tmp_path: Path
     assert done.stderr.count("warning") == 1 and "test/map" in done.stderr
     assert "map -1" not in done.stdout and "test" not in done.stdout.split("best epoch", 1)[1].split("run folder")[0]
     assert not (project.runs()[0] / "test_metrics.json").exists()
+
+
+DEEP = """
+import json, sys
+from pathlib import Path
+from data import IMPORTS
+
+print(json.dumps([READ for file in map(Path, sys.argv[1:])]))
+"""
+READERS = {
+    "image-folder": ("pictures", "[pictures.is_readable(file), pictures.read_picture(file, (1, 10, 12)).tolist()]"),
+    "detection": (
+        "canvases",
+        "[True, (canvases.read_picture(canvases.Picture(file, (10, 12), False)) / 255).tolist()]",
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", READERS)
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_pictures_of_16_bits_use_the_range_of_their_values(bake: Bake, tmp_path: Path, variant: str, bits: int) -> None:
+    values = np.linspace(0, 2**bits - 1, 120).astype(np.uint16).reshape(10, 12)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    Image.frombytes("I;16B", (12, 10), values.astype(">u2").tobytes()).save(tmp_path / "b.tif")
+    module, read = READERS[variant]
+    code = DEEP.replace("IMPORTS", module).replace("READ", read)
+    for readable, pixels in json.loads(bake(variant=variant).run("-c", code, *sorted(tmp_path.iterdir())).stdout):
+        assert readable
+        assert np.abs(np.array(pixels[0]) - values / (2**bits - 1)).max() < 1 / 255
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pictures_of_unknown_range_are_found_before_training(image_folder: Reader, tmp_path: Path, dtype: Any) -> None:
+    classes(tmp_path, 6)
+    Image.fromarray(np.full((10, 12), 70000).astype(dtype)).save(tmp_path / "red" / "deep.tif")
+    splits, said = image_folder(tmp_path)
+    assert sum(map(len, splits.values())) == 12
+    assert "deep.tif" in said
+
+
+def test_annotated_pictures_of_unknown_range_are_refused(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    Image.fromarray(np.zeros((10, 12), np.float32)).save(tmp_path / "images" / "deep.tif")
+    content["images"][3]["file_name"] = "deep.tif"
+    write(file, content)
+    assert "deep.tif is not a readable picture" in detection.refuses(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+def test_links_to_folders_around_them_are_not_followed(image_folder: Reader, tmp_path: Path) -> None:
+    classes(tmp_path / "data", 6, ["green"])
+    pictures(tmp_path / "elsewhere", 6)
+    (tmp_path / "data" / "red").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "green" / "up").symlink_to("..")
+    splits, said = image_folder(tmp_path / "data")
+    assert sum(map(len, splits.values())) == 12
+    assert "green (6), red (6)" in said
+
+
+REPLACE = """
+import sys
+from pathlib import Path
+import torch
+from training import predict
+
+folder = Path(sys.argv[1])
+files = sorted(folder.iterdir())
+if hasattr(predict, "save_masks"):
+    rows = [{"input": str(file), "mask": torch.zeros(10, 12, dtype=torch.uint8)} for file in files]
+    predict.save_masks(rows, folder)
+else:
+    predict.draw_rows([], [(torch.zeros(3, 10, 12), {"input": str(file)}) for file in files], folder)
+"""
+
+
+@pytest.mark.parametrize("variant", ["detection", "segmentation"])
+def test_predictions_never_replace_their_inputs(bake: Bake, tmp_path: Path, variant: str) -> None:
+    for name in ("a.jpg", "b.png") if variant == "segmentation" else ("0-.jpg", "0000-0-.png"):
+        picture(tmp_path / name)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    done = bake(variant=variant).run("-c", REPLACE, tmp_path, status=2)
+    assert ".png" in done.stderr and "choose another folder" in done.stderr
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before

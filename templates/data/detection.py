@@ -27,12 +27,13 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from data import canvases
-from data.canvases import SIDE, SPLITS, Picture, refuse, split_of, split_samples
+from data.canvases import SIDE, SPLITS, SUFFIXES, Picture, find_splits, refuse, split_samples
 from data.splits import AtLeastTwo, check_fold
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LISTED = 20  # classes whose boxes are counted in the output
 AnchorSizes = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt]  # one for each network level
+EDGES = ("xmin", "ymin", "xmax", "ymax")  # of a box in Pascal VOC
 Json = dict[str, Any]
 Target = dict[str, Any]
 # A picture (a file or a (3, H, W) uint8 tensor), and its target or, for prediction, the columns input and image_id.
@@ -72,46 +73,55 @@ def embedded_samples() -> tuple[list[Sample], list[str]]:
     return samples, groups
 
 
-def find_annotations(folder: Path) -> dict[str, Path]:
-    """Find the COCO file of each split.
+def find_annotations(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
+    """Find and load the COCO file of each split; also count what is left out.
 
     A file whose path names no split is used for "train" if no other file is. Of several files for a split, the one with
-    "instances" in its name is used.
+    "instances" in its name is used, or the only one with annotations.
 
     Raises:
         OSError: A split has several files, or there are files, but none for training.
     """
-    found: defaultdict[str, list[Path]] = defaultdict(list)
-    for file in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
-        found[split_of(file.relative_to(folder))].append(file)
+    files = [file.relative_to(folder) for file in canvases.list_files(folder, (".json",))]
+    splits = find_splits([file for file in files if len(file.parts) < 3])
+    found = {split: [file for file in splits if splits[file] == split] for split in (*SPLITS, "")}
     found["train"] = found["train"] or found[""]
-    chosen: dict[str, Path] = {}
-    for split in [split for split in SPLITS if found[split]]:
+    chosen: dict[str, Json] = {}
+    unused = {*splits}
+    for split in SPLITS:
         files = [file for file in found[split] if "instances" in file.stem] or found[split]
-        if len(files) > 1:
-            names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
+        loaded = {file: load_coco(folder / file) for file in files}
+        annotated = [file for file in files if loaded[file]]
+        if len(annotated) > 1:
+            names = ", ".join(map(str, annotated[:5]))
             refuse(folder, [f"there are several annotation files for {split}: keep one of {names}"])
-        chosen[split] = files[0]
+        if annotated:
+            chosen[split] = loaded[annotated[0]]
+            unused.remove(annotated[0])
     if chosen and "train" not in chosen:
         refuse(folder, ["there is no COCO file for training, such as annotations.json or train.json"])
-    return chosen
+    return chosen, Counter(f"JSON files, such as {min(unused)}" for _ in unused)
 
 
 def load_coco(file: Path) -> Json:
-    """Load a COCO file, https://cocodataset.org/#format-data. Annotations without id or iscrowd get them.
+    """Load a COCO file, https://cocodataset.org/#format-data, and add ids, iscrowd and sizes; {} without annotations.
 
     Raises:
         OSError: It is another kind of file.
     """
     try:
-        content = dict(json.loads(file.read_bytes()))
-        content["annotations"] = [
-            {"id": i, "iscrowd": 0} | box for i, box in enumerate(content["annotations"], start=1)
-        ]
+        content = json.loads(file.read_bytes())
+        if "annotations" not in content:
+            return {}
+        for i, box in enumerate(content["annotations"], start=1):
+            box |= {"id": box.get("id", i), "iscrowd": int(box.get("iscrowd") or 0)}
+        for image in content["images"]:
+            image |= {side: round(float(image.get(side) or 0)) for side in ("width", "height")}
+            image |= {"folder": file.parent, "source": f"image {image['id']}"}
         for name, key in (("images", "file_name"), ("categories", "name")):
             if len({str(entry["id"]): entry[key] for entry in content[name]}) < len(content[name]):
                 raise OSError(f"{file}: ids of {name} must be unique: some occur twice")
-    except (ValueError, TypeError, KeyError) as error:
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
         hint = "repair it, or move it out of the folder of the data"
         raise OSError(f"{file} is not a COCO file of images, annotations and categories ({error!r}): {hint}") from error
     return content
@@ -129,44 +139,59 @@ def read_voc(file: Path) -> tuple[Json, list[Json]]:
         root = ElementTree.parse(file).getroot()
         if root.tag != "annotation":
             raise ValueError(f"its root is {root.tag}, not annotation")
-        size = {name: int(root.findtext(f"size/{name}") or 0) for name in ("width", "height")}
+        size = {name: round(float(root.findtext(f"size/{name}") or 0)) for name in ("width", "height")}
         boxes = []
         for each in root.iter("object"):
-            left, top, right, bottom = (
-                float(each.findtext(f"bndbox/{edge}") or "nan") for edge in ("xmin", "ymin", "xmax", "ymax")
-            )
-            box = {"bbox": [left, top, right - left, bottom - top], "category": (each.findtext("name") or "").strip()}
-            boxes.append(box | {"iscrowd": int(each.findtext("difficult") == "1")})
+            name = (each.findtext("name") or "").strip()
+            edges = [each.findtext(f"bndbox/{edge}") or "" for edge in EDGES]
+            if not name or "" in edges:
+                raise ValueError(f"an object needs name and bndbox with {', '.join(EDGES)}")
+            left, top, right, bottom = map(float, edges)
+            box = {"bbox": [left, top, right - left, bottom - top], "category": name}
+            boxes.append(box | {"id": file, "iscrowd": int(each.findtext("difficult") == "1")})
     except (ElementTree.ParseError, ValueError) as error:
         raise OSError(f"{file} is not a Pascal VOC file ({error}): repair or remove it") from error
-    image = {"file_name": root.findtext("filename") or file.name, "stem": file.stem, "folder": file.parent}
-    return image | size, boxes
+    stated = PurePosixPath((root.findtext("filename") or file.stem).strip().replace("\\", "/"))
+    names = [file.stem + stated.suffix, file.stem, str(stated)]  # `stated` is often outdated
+    return {"names": names, "folder": file.parent, "source": file} | size, boxes
 
 
-def load_voc(folder: Path) -> tuple[dict[str, Json], int]:
-    """Load the Pascal VOC files of a folder as the content of a COCO file for each split.
+def read_lists(folder: Path) -> dict[str, str]:
+    """The split of each name in the lists of ImageSets/Main/, if `folder` has exactly one such folder."""
+    places = [*folder.rglob("ImageSets/Main")]
+    files = {file.stem.lower(): file for file in places[0].glob("*.txt")} if len(places) == 1 else {}
+    lists = SPLITS if not files.keys().isdisjoint(SPLITS["train"]) else SPLITS | {"train": ("trainval",)}
+    listed = {}
+    for split, names in lists.items():
+        text = " ".join(files[name].read_text() for name in names if name in files)
+        for entry in map(Path, text.split()):
+            listed[entry.stem if entry.suffix.lower() in (*SUFFIXES, ".xml") else entry.name] = split
+    return listed
+
+
+def load_voc(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
+    """Load the Pascal VOC files of a folder as the content of a COCO file for each split; also count what is left out.
 
     Lists in ImageSets/Main/ decide about the splits, or else the names of folders.
-
-    Returns:
-        The contents, and the number of files that are in none of the lists.
 
     Raises:
         OSError: There is no such file, or one has errors.
     """
-    listed = {
-        name: split
-        for file in (folder / "ImageSets" / "Main").glob("*.txt")
-        for split, names in SPLITS.items()
-        if file.stem.lower() in names
-        for name in file.read_text().split()
-    }
+    listed = read_lists(folder)
+    files = canvases.list_files(folder, (".xml",))
+    splits = find_splits({file.relative_to(folder).parent for file in files})
     found: defaultdict[str, list[Path]] = defaultdict(list)
-    for file in sorted(folder.rglob("*.xml")):
-        found[listed.get(file.stem, "") if listed else split_of(file.relative_to(folder)) or "train"].append(file)
-    left_out = len(found.pop("", []))
+    for file in files:
+        found[listed.get(file.stem, "") if listed else splits[file.relative_to(folder).parent] or "train"].append(file)
+    left_out = Counter({"XML files in no list of ImageSets/Main/": len(found.pop("", []))})
+    if not listed:
+        left_out["folders ImageSets/, as lists are used only if one folder has them"] = len(
+            [*folder.rglob("ImageSets")]
+        )
     if "train" not in found:
-        refuse(folder, ["there are no annotations for training: it needs a COCO file, or XML files of Pascal VOC"])
+        refuse(
+            folder, ["no training annotations: it needs a COCO file, or XML files of Pascal VOC; convert LabelMe files"]
+        )
     read = {split: [read_voc(file) for file in files] for split, files in found.items()}
     names = sorted({box["category"] for part in read.values() for _, boxes in part for box in boxes})
     contents: dict[str, Json] = {}
@@ -176,18 +201,19 @@ def load_voc(folder: Path) -> tuple[dict[str, Json], int]:
         for image_id, (image, boxes) in zip(numbers, part, strict=False):
             images.append(image | {"id": image_id})
             annotations += [box | {"image_id": image_id, "category_id": names.index(box["category"])} for box in boxes]
-        numbered = [box | {"id": i} for i, box in enumerate(annotations, start=1)]
         categories = [{"id": i, "name": name} for i, name in enumerate(names)]
-        contents[split] = {"images": images, "annotations": numbered, "categories": categories}
+        contents[split] = {"images": images, "annotations": annotations, "categories": categories}
     return contents, left_out
 
 
 def find_picture(name: str, places: list[Path], named: dict[str, list[Path]]) -> Path:
-    """The path of an annotated picture: in the first of `places` that has it, or else the only one of this name."""
+    """The path of a picture: in the first of `places` that has it or the end of its path, or the only one so named."""
     path = PurePosixPath(name.replace("\\", "/"))
-    for place in places:
-        if ".." not in path.parts and (file := place / path.relative_to(path.anchor)).is_file():
-            return file
+    parts = path.relative_to(path.anchor).parts
+    for end in [Path(*parts[i:]) for i in range(max(len(parts) - 1, 1))]:
+        for place in places:
+            if ".." not in end.parts and (file := place / end).is_file():
+                return file
     same = named.get(path.name, [])
     return same[0] if len(same) == 1 else places[0] / path.name  # which is missing
 
@@ -239,11 +265,14 @@ def make_samples(
             left_out["boxes without area"] += 1
         else:
             rows[image_id].append([*edges, class_names.index(name) + 1, bool(box["iscrowd"])])
-    if any(rows.values()) and max(max(row[:4]) for part in rows.values() for row in part) <= 1:
+    if any(rows.values()) and max(max(row[:4]) for part in rows.values() for row in part) <= 2:
         problems.append("boxes are fractions of their pictures: write pixels")
     samples: list[Sample] = []
+    sources: dict[Path, Any] = {}
     for image in [image for image in content["images"] if image["file"] in pictures]:
         picture = pictures[image["file"]]
+        if (first := sources.setdefault(picture.file, image["source"])) != image["source"]:
+            problems.append(f"{first} and {image['source']} have the same picture, {picture.file}: keep one of them")
         table = torch.tensor(rows[str(image["id"])], dtype=torch.float32).reshape(-1, 6)
         drawn, labels, iscrowd = table[:, :4], *table[:, 4:].long().unbind(1)
         clipped = clip_boxes_to_image(drawn, picture.size)
@@ -341,7 +370,7 @@ class MyDataModule(LightningDataModule):
         self.data_dir = ROOT / Path(data_dir).expanduser() if data_dir else None
         self.batch_size, self.num_workers = batch_size, num_workers
         self.folds = folds, fold
-        self.unlisted = 0  # Pascal VOC files in no list of a split
+        self.unused: Counter[str] = Counter()  # files of annotations that are left out
 
     @cached_property
     def annotated(self) -> dict[str, Json]:
@@ -349,22 +378,23 @@ class MyDataModule(LightningDataModule):
         if not (folder := self.data_dir) or not folder.is_dir():
             return {}
         named: defaultdict[str, list[Path]] = defaultdict(list)
-        for file in canvases.list_pictures(folder):
+        for file in canvases.list_files(folder, SUFFIXES):
             named[file.name].append(file)
             named[file.stem].append(file)
-        sources = find_annotations(folder)
-        contents = {split: load_coco(source) for split, source in sources.items()}
+        contents, self.unused = find_annotations(folder)
         if not contents:
-            contents, self.unlisted = load_voc(folder)
+            contents, unused = load_voc(folder)
+            self.unused += unused
+        folders = find_splits([path.relative_to(folder) for path in folder.glob("**/")])
         for split, content in contents.items():
-            own = [path for path in folder.glob("**/") if split_of(path.relative_to(folder)) == split]
+            own = [folder / path for path, name in folders.items() if name == split]
+            others = {folder / path for path, name in folders.items() if len(contents) > 1 and name not in ("", split)}
+            free = {name: [file for file in same if file.parent not in others] for name, same in named.items()}
             for image in content["images"]:
-                size = image.get("height"), image.get("width")
-                beside = image["folder"] if "stem" in image else sources[split].parent
-                places = [folder / "images", beside, folder, folder / "JPEGImages", *own]
-                file = find_picture(str(image["file_name"]), places, named)
-                if "stem" in image and not file.is_file():  # VOC files often state an outdated name
-                    file = find_picture(image["stem"], places, named)
+                size = image["height"], image["width"]
+                places = [image["folder"], folder / "images", folder, folder / "JPEGImages", *own]
+                tried = [find_picture(str(name), places, free) for name in image.get("names", [image.get("file_name")])]
+                file = next(filter(Path.is_file, tried), tried[-1])
                 image |= {"file": file, "size": size if all(size) else None}
         return contents
 
@@ -381,7 +411,7 @@ class MyDataModule(LightningDataModule):
             names = {digit + 1: str(digit) for digit in range(10)}
             return names, split_samples("the embedded data", {"train": drawn}, groups, *self.folds)
         refuse(self.data_dir, [] if self.annotated else ["the folder does not exist: correct --data.data_dir"])
-        self.left_out += Counter({"XML files in no list of ImageSets/Main/": self.unlisted})
+        self.left_out += self.unused
         sizes = {image["file"]: image["size"] for content in self.annotated.values() for image in content["images"]}
         with ThreadPoolExecutor() as pool:
             results = list(pool.map(canvases.measure_picture, sizes, sizes.values(), repeat(self.hparams["turn"])))

@@ -6,7 +6,7 @@ Source of the digits: E. Alpaydin and C. Kaynak, Optical Recognition of Handwrit
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -29,8 +29,9 @@ from data.pictures import find_pictures, is_junk, leave_out_unreadable, list_pic
 from data.splits import AtLeastTwo, check_fold, make_splits
 
 ROOT = Path(__file__).resolve().parents[1]
-# Names of folders, in any case and also with endings as in "Training_Set".
+# Names of folders, in any case and also with digits and COMPANIONS, as in "Training_Set" and "train2017".
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+COMPANIONS = "data|set|images?|imgs?|split"
 Place = tuple[str, ...]  # names of the folders between the data folder and a picture
 MAX_LISTED = 20  # classes whose pictures are counted in the output
 Sample = tuple[Path, str]  # a picture file and the name of its class
@@ -75,10 +76,17 @@ def write_digits(folder: Path) -> None:
                 raise
 
 
-def split_of(name: str) -> str:
-    """The split that a folder is named after, such as "val" for "Validation_Set"; empty for other names."""
-    word = re.sub(r"([ _-]?(data|set|images|split))+$", "", name.lower())
-    return next((split for split, words in SPLITS.items() if word in words), "")
+def find_splits(names: Collection[str]) -> dict[str, str]:
+    """The split that each folder is named after, such as "val" for "Validation_Set"; empty for other names.
+
+    Words that all names of splits have in common are ignored, such as "seg" in "seg_train" and "seg_test".
+    """
+    texts = {name: re.sub(f"({COMPANIONS})+(?![a-z])", " ", name.lower()) for name in names}
+    words = {name: set(re.findall(r"[^\W\d_]+", text)) for name, text in texts.items()}
+    known = {word: split for split, part in SPLITS.items() for word in part}
+    named = [found for found in words.values() if not found.isdisjoint(known)]
+    shared = set.intersection(*named) - known.keys() if len(named) > 1 else set()
+    return {name: known.get(" ".join(found - shared), "") for name, found in words.items()}
 
 
 def list_folders(folder: Path) -> list[Path]:
@@ -89,27 +97,28 @@ def list_folders(folder: Path) -> list[Path]:
 def find_root(folder: Path) -> Path:
     """The folder that holds the split or class folders: `folder`, or its only subfolder, as in an unpacked archive."""
     inner = list_folders(folder)
-    if len(inner) == 1 and not split_of(inner[0].name):
-        below = list_folders(inner[0])
-        if len(below) > 1 or any(split_of(path.name) for path in below):
+    if len(inner) == 1 and not any(find_splits([inner[0].name]).values()):
+        below = [path.name for path in list_folders(inner[0])]
+        if len(below) > 1 or any(find_splits(below).values()) or below == [inner[0].name]:
             return find_root(inner[0])
     return folder
 
 
-def find_layout(places: set[Place]) -> str:
-    """The layout, "SPLIT/CLASS", "CLASS/SPLIT" or "CLASS"; a top-level folder is a split only if it has subfolders."""
+def find_layout(places: set[Place]) -> tuple[str, dict[str, str]]:
+    """The layout, "SPLIT/CLASS" (if split folders have subfolders), "CLASS/SPLIT" or "CLASS", and the split by name."""
     deep = [place for place in places if len(place) > 1]
-    if any(split_of(first) for first, *_ in deep):
-        return "SPLIT/CLASS"
-    return "CLASS/SPLIT" if deep and all(split_of(place[1]) for place in deep) else "CLASS"
+    outer, inner = (find_splits({place[level] for place in places if len(place) > level}) for level in (0, 1))
+    if any(outer[place[0]] for place in deep):
+        return "SPLIT/CLASS", outer
+    return ("CLASS/SPLIT", inner) if deep and all(inner.values()) else ("CLASS", {})
 
 
-def find_split_and_class(place: Place, layout: str) -> tuple[str, str]:
+def find_split_and_class(place: Place, layout: str, splits: dict[str, str]) -> tuple[str, str]:
     """The split and the class of a picture; one of them is empty if it belongs to none."""
     first, second = (*place, "", "")[:2]
     if layout == "SPLIT/CLASS":
-        return split_of(first), second
-    return (split_of(second), first) if layout == "CLASS/SPLIT" else ("train", first)
+        return splits.get(first, ""), second
+    return (splits.get(second, ""), first) if layout == "CLASS/SPLIT" else ("train", first)
 
 
 def list_samples(folder: Path) -> tuple[dict[str, list[Sample]], list[str]]:
@@ -122,9 +131,12 @@ def list_samples(folder: Path) -> tuple[dict[str, list[Sample]], list[str]]:
         FileNotFoundError: There are no pictures for training, none of the pictures of a class can be read, or two
             folders are named after the same split.
     """
-    places = {file: file.relative_to(folder).parts[:-1] for file in list_pictures(folder)}
-    layout = find_layout(set(places.values()))
-    found = {file: find_split_and_class(place, layout) for file, place in places.items()}
+    folders = {top.name: [path.name for path in list_folders(top)] for top in list_folders(folder)}
+    doubled = [(name, name) for name, inner in folders.items() if inner == [name]]  # as in some archives
+    paths = {file: file.relative_to(folder).parts[:-1] for file in list_pictures(folder)}
+    places = {file: place[1:] if place[:2] in doubled else place for file, place in paths.items()}
+    layout, levels = find_layout(set(places.values()))
+    found = {file: find_split_and_class(place, layout, levels) for file, place in places.items()}
     wanted = {file: where for file, where in found.items() if all(where)}
     check_folders(folder, {places[file]: where for file, where in wanted.items()}, layout)
     splits: defaultdict[str, list[Sample]] = defaultdict(list)
@@ -135,7 +147,7 @@ def list_samples(folder: Path) -> tuple[dict[str, list[Sample]], list[str]]:
         names = ", ".join(f"{name} ({split})" for split, name in sorted(lost))
         raise FileNotFoundError(f"{folder} has no readable pictures of {names}: repair or remove them")
     skipped = Counter(str(Path(*places[file][:1])) for file in places.keys() - wanted.keys())
-    left_out = [f"{count} pictures in {name}/ that are in no class folder" for name, count in sorted(skipped.items())]
+    left_out = [f"{count} pictures in {name}/ that are not in {layout}/" for name, count in sorted(skipped.items())]
     known = {name for _, name in splits["train"]}
     for split in ("val", "test"):
         classes = {name for _, name in splits[split]}
@@ -148,13 +160,16 @@ def check_folders(folder: Path, places: dict[Place, tuple[str, str]], layout: st
     """Warn if splits may have been taken for classes.
 
     Raises:
-        FileNotFoundError: There are no pictures for training, or two folders are named after the same split.
+        FileNotFoundError: No pictures are for training, classes are named after splits, or two folders after one split.
     """
     names = sorted({name for _, name in places.values()})
-    if not any(split == "train" for split, _ in places.values()) or all(map(split_of, names)):
+    if not any(split == "train" for split, _ in places.values()):
         raise FileNotFoundError(
             f"{folder} has no training pictures in folders of classes: use CLASS/* or train/CLASS/*"
         )
+    looks = {*find_splits(re.findall(r"[^\W\d_]+", " ".join(names))).values()} - {""}
+    if layout == "CLASS" and (len(looks) > 1 or all(find_splits(names).values())):
+        raise FileNotFoundError(f"{folder}: {', '.join(names[:5])} look like splits, not classes: use train/CLASS/*")
     if layout == "SPLIT/CLASS":
         first = {place[0]: split for place, (split, _) in places.items()}
         for split, count in Counter(first.values()).items():
@@ -170,10 +185,10 @@ def check_folders(folder: Path, places: dict[Place, tuple[str, str]], layout: st
         )
 
 
-def list_others(folder: Path, places: dict[Path, Place]) -> list[str]:
+def list_others(folder: Path, places: Collection[Path]) -> list[str]:
     """Descriptions of folders that hold no pictures and of files that are not pictures; hidden ones are skipped."""
     paths = [path for path in sorted(folder.rglob("*")) if not any(map(is_junk, path.relative_to(folder).parts))]
-    full = {folder.joinpath(*place[:depth]) for place in places.values() for depth in range(len(place) + 1)}
+    full = {parent for file in places for parent in file.parents}
     empty = [
         f"{path.relative_to(folder)}/, which holds no pictures" for path in paths if path.is_dir() and path not in full
     ]

@@ -25,14 +25,14 @@ from torchvision.transforms.v2 import Compose, RandomCrop, RandomHorizontalFlip,
 from torchvision.tv_tensors import Image, Mask
 
 from data import canvases
-from data.canvases import FORMATS, SPLITS, Picture, Size, refuse, split_of, split_samples
+from data.canvases import FORMATS, SPLITS, SUFFIXES, Picture, Size, find_splits, refuse, split_samples
 from data.splits import AtLeastTwo, check_fold
 
 ROOT = Path(__file__).resolve().parents[1]
 IGNORED = 255  # in a mask: the pixel has no class
 MAX_LISTED = 20  # classes that are listed in the output
 MAX_UNNAMED = 64  # classes without classes.txt; more different values are rather noise
-COLOUR_HINT = "list the colours of the classes in classes.txt, as NAME RED GREEN BLUE"
+COLOUR_HINT = "list the colours of the classes in classes.txt, as NAME RED GREEN BLUE, such as sky 127 127 127"
 CLASS_FILES = ("classes.txt", "labelmap.txt", "class_dict.csv")
 ROLES = {"mask": "mask|label|annot|ground.?truth|segmentationclass|(^|[^a-z])gt$", "image": "image|img|photo|picture"}
 GREY_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "F")  # of Pillow; pixels of other modes have several values
@@ -63,17 +63,19 @@ def find_files(folder: Path) -> tuple[dict[Key, Path], dict[Key, Path], list[str
     Raises:
         OSError: Two files have the same name.
     """
-    files = canvases.list_pictures(folder)
+    files = canvases.list_files(folder, SUFFIXES)
     stems = {(file.parent, file.stem) for file in files}
     found: dict[str, dict[Key, Path]] = {"image": {}, "mask": {}, "": {}}
     problems = []
+    places = {file.relative_to(folder).parent for file in files}
+    splits = find_splits(places | {Path(part) for place in places for part in place.parts})
     for file in files:
         parts = file.relative_to(folder).parts[:-1]
         role = next(filter(None, map(role_of, (*parts[::-1], file.stem))), "")
         if bare(file.stem) != file.stem and (file.parent, bare(file.stem)) in stems:
             role = "mask"
-        inner = [part for part in parts if not (role_of(part) or split_of(Path(part)))]
-        key = (split_of(Path(*parts)), *inner, file.stem)
+        inner = [part for part in parts if not (role_of(part) or splits[Path(part)])]
+        key = (splits[Path(*parts)], *inner, file.stem)
         if found[role].setdefault(key, file) != file:
             problems.append(f"{file} and {found[role][key]} have the same name")
     refuse(folder, problems)
@@ -89,7 +91,7 @@ def find_pairs(folder: Path, drop: bool) -> tuple[dict[str, list[Files]], list[s
         The pairs by split, and what is left out.
 
     Raises:
-        OSError: A picture or a mask has no partner, or two.
+        OSError: A picture or a mask has no partner, or two, or one in another of several subfolders.
     """
     if not folder.is_dir():
         refuse(folder, ["there is no such folder"])
@@ -98,12 +100,15 @@ def find_pairs(folder: Path, drop: bool) -> tuple[dict[str, list[Files]], list[s
     for key in images:
         by_name[key[0], bare(key[-1])].append(key)
     pairs: dict[Key, Path] = {}
+    places = [*{key[:-1] for key in images}, *{key[:-1] for key in masks}]
     problems = []
     for key, mask in masks.items():
         similar = by_name[key[0], bare(key[-1])]
         names = [key] if key in images else [other for other in similar if other[:-1] == key[:-1]] or similar
         if len(names) != 1:
             problems.append(f"{mask} has {'several pictures' if names else 'no picture'}")
+        elif names[0][:-1] != key[:-1] != key[:1] and sum(place[0] == key[0] for place in places) > 2:
+            refuse(folder, [f"{mask} and its picture {images[names[0]]} are in different subfolders: use the same"])
         elif pairs.setdefault(names[0], mask) != mask:
             refuse(folder, [f"{images[names[0]]} has two masks, {mask} and {pairs[names[0]]}"])
     splits: defaultdict[str, list[Files]] = defaultdict(list)
@@ -140,9 +145,7 @@ def read_codes(file: Path, in_colour: bool) -> np.ndarray:
     if in_colour:
         return pixels.astype(np.int64) @ np.array([65536, 256, 1])
     if pixels.ndim == 3 and (pixels != pixels[:, :, :1]).any():
-        raise OSError(
-            f"{file} is a colour picture: list the colours of the classes in classes.txt, as NAME RED GREEN BLUE"
-        )
+        raise OSError(f"{file} is a colour picture: {COLOUR_HINT}")
     pixels = pixels[:, :, 0] if pixels.ndim == 3 else pixels
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > IGNORED:
         raise OSError(f"{file} has other pixels than 0 to {IGNORED}: write the index of the class to each pixel")
@@ -228,16 +231,24 @@ def choose_classes(
     indices = values - {IGNORED}
     most = max(indices, default=0)
     problems = []
-    if names:
+    ones, ends = ({mask for mask, scan in scans.items() if value in scan.counts} for value in (1, IGNORED))
+    if len(names) == 1:
+        problems.append(f"only one class has a name, {names[0]}: name the background as well, in the line before it")
+    elif values == {0, IGNORED}:
+        problems.append(f"masks have 2 values, 0 and 255, but {len(names)} classes have names: name 2 classes")
+    elif values == {0, 1, IGNORED} and ones.isdisjoint(ends):
+        unclear = f"{min(ends)} has the value 255, {min(ones)} the value 1, and no mask has both"
+        problems.append(f"{unclear}: 255 may be class 1 or no class, so write 1 for class 1 in all masks")
+    elif names:
         for mask, scan in scans.items():
             index = max(scan.counts.keys() - {IGNORED}, default=0)
             if index >= len(names):
-                problems.append(f"{mask} has class {index}, but there are names for classes 0 to {len(names) - 1}")
+                problems.append(f"{mask} has class {index}, but {len(names)} classes have names: {COLOUR_HINT}")
     elif most < 1:
         problems.append("no pixel of the masks has a class other than 0: write 1 for the second class")
     elif len(indices) > MAX_UNNAMED or most + 1 > 2 * len(indices):
         problems.append(
-            f"masks have {len(indices)} different values up to {most}: name these classes in classes.txt, one per line,"
+            f"masks have {len(values)} different values up to {max(values)}: {COLOUR_HINT},"
             " or save masks as PNG files, if they were JPEG files"
         )
     return names or [str(i) for i in range(most + 1)], classes, problems

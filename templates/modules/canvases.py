@@ -1,12 +1,11 @@
 """Read picture files as they are stored, and draw the embedded pictures: digits on textured canvases."""
 
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
-from glob import glob
 from hashlib import sha256
-from os import SEEK_END
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +24,11 @@ from data.splits import make_splits
 
 # Pillow decodes these itself; for others, such as EPS, it may run another program.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TIFF", "WEBP")
-SUFFIXES = sorted(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
+SUFFIXES = tuple(end for end, name in sorted(Image.registered_extensions().items()) if name in (*FORMATS, "MPO"))
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of complete files
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+COMPANIONS = "annot|annotations?|coco|data|gt|images?|imgs?|instances|json|labels?|masks?|set"
+JUNK = (".", "__MACOSX")  # first characters of hidden files, and a folder of macOS
 CANVASES, SIDE = 400, 128  # number of embedded pictures, and their height and width in pixels
 PARTS = 20  # number of groups of embedded pictures; no handwritten digit is in two of them
 Size = tuple[int, int]  # height and width in pixels
@@ -48,10 +49,18 @@ def refuse(source: object, problems: Sequence[str]) -> None:
         raise OSError("\n  ".join([f"{source} has errors:", *problems[:20], *more]))
 
 
-def split_of(path: Path) -> str:
-    """Return the split that a relative path names, such as "val" for labels/Valid_Set.json; "" if it names none."""
-    words = re.findall("[a-z]+", re.sub(r"(set|data|images?|labels?|masks?)\b", " ", str(path).lower()))
-    return next((split for split, names in SPLITS.items() if not {*names}.isdisjoint(words)), "")
+def find_splits(paths: Collection[Path]) -> dict[Path, str]:
+    """The split that a part of each relative path names, such as "val" for labels/Valid_Set.json; "" if none does.
+
+    Digits, COMPANIONS and words that all names of splits have in common are ignored, as in a_train and a_test.
+    """
+    texts = {part: re.sub(f"({COMPANIONS})+(?![a-z])", " ", part.lower()) for path in paths for part in path.parts}
+    words = {part: set(re.findall(r"[^\W\d_]+", text)) for part, text in texts.items()}
+    known = {word: split for split, names in SPLITS.items() for word in names}
+    named = [found for found in words.values() if not found.isdisjoint(known)]
+    shared = set.intersection(*named) - known.keys() if len(named) > 1 else set()
+    splits = {part: known.get(" ".join(found - shared), "") for part, found in words.items()}
+    return {path: next(filter(None, map(splits.get, path.parts)), "") for path in paths}
 
 
 def split_samples(
@@ -77,15 +86,16 @@ def group_copies(files: Sequence[Path]) -> list[str]:
     return [sha256(file.read_bytes()).hexdigest() for file in files]
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """List the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
-
-    Links to missing files are listed, too.
-    """
-    names = glob("**/*", root_dir=folder, recursive=True)  # follows links to folders, and leaves out hidden files
-    shown = sorted(folder / name for name in names if not name.startswith("__MACOSX"))
-    files = [file for file in shown if file.suffix.lower() in SUFFIXES]
-    return [file for file in files if file.is_file() or not file.exists()]  # a pipe or socket would block
+def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """List files with these suffixes in a folder and its subfolders, even links to missing files; skip hidden ones."""
+    files: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        above = {path.resolve() for path in (Path(place), *Path(place).parents)}  # a link to these is a loop
+        folders[:] = [
+            name for name in folders if not name.startswith(JUNK) and Path(place, name).resolve() not in above
+        ]
+        files += [Path(place, name) for name in names if not name.startswith(JUNK) and name.lower().endswith(suffixes)]
+    return [file for file in sorted(files) if file.is_file() or not file.exists()]  # a pipe or socket would block
 
 
 def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]) -> list[Picture]:
@@ -101,7 +111,7 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
     for path in map(Path, paths):
         if not (path.is_dir() or path.is_file()):
             raise FileNotFoundError(f"{path} is neither a file nor a folder: use picture files or folders of pictures")
-        files += list_pictures(path) if path.is_dir() else [path]
+        files += list_files(path, SUFFIXES) if path.is_dir() else [path]
     results = list(map(measure, files))
     pictures = [result for result in results if isinstance(result, Picture)]
     faults = [result for result in results if isinstance(result, str)]
@@ -132,9 +142,9 @@ def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture
     try:
         with Image.open(file, formats=FORMATS) as picture, file.open("rb") as content:
             end = ENDS.get(str(picture.format), b"")
-            content.seek(-len(end), SEEK_END)
+            content.seek(-len(end), os.SEEK_END)
             if not end or content.read() != end:
-                picture.load()
+                convert_to_rgb(picture)
             height, width = picture.height, picture.width
             turns = Image.Image.getexif(picture).get(Base.Orientation, 1)  # PngImageFile.getexif would decode
     except Exception as error:  # Pillow raises many types for damaged files
@@ -153,7 +163,7 @@ def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture
 
 
 def read_picture(picture: Picture) -> Tensor:
-    """Read a picture of any mode as (3, H, W) uint8. Transparent parts become black; 16 bits are scaled to 8.
+    """Read a picture of any mode as (3, H, W) uint8. Transparent parts become black; up to 16 bits are scaled to 8.
 
     Raises:
         OSError: The file cannot be decoded.
@@ -166,12 +176,13 @@ def read_picture(picture: Picture) -> Tensor:
 
 
 def convert_to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert a picture of any mode, except floating-point numbers, which raise ValueError."""
-    if picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling
-        picture = picture.point(lambda value: value / 256).convert("L")
-        picture.info.pop("transparency", None)
+    """Convert a picture of any mode; raise ValueError if its range of values is unknown."""
+    if picture.mode.startswith(("I", "F")):  # the largest value tells whether 16 bits are used, 12 or 8
+        values = np.asarray(picture)
+        limit = next((limit for limit in (255, 4095, 65535) if 0 <= values.min() <= values.max() <= limit), 0)
+        if picture.mode == "F" or not limit:
+            raise ValueError("its pixels are not integers from 0 to 65535")
+        picture = Image.fromarray((values.astype(np.int64) * 255 // limit).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)

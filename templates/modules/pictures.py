@@ -1,12 +1,12 @@
 """Read picture files, and shift pictures at random."""
 
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from glob import glob
-from os import SEEK_END
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image, ImageOps
@@ -21,14 +21,13 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of comp
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """List the files in a folder and its subfolders that have the suffix of a picture, sorted, without hidden files.
-
-    Links to missing files are listed, too.
-    """
-    names = glob("**/*", root_dir=folder, recursive=True)  # follows links to folders, and leaves out hidden files
-    shown = sorted(folder / name for name in names if not name.startswith("__MACOSX"))
-    files = [file for file in shown if file.suffix.lower() in SUFFIXES]
-    return [file for file in files if file.is_file() or not file.exists()]  # a pipe or socket would block
+    """List the picture files in a folder and its subfolders, even links to missing files; skip hidden ones."""
+    files: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        above = {path.resolve() for path in (Path(place), *Path(place).parents)}  # a link to these is a loop
+        folders[:] = [name for name in folders if not is_junk(name) and Path(place, name).resolve() not in above]
+        files += [Path(place, name) for name in names if not is_junk(name) and Path(name).suffix.lower() in SUFFIXES]
+    return [file for file in sorted(files) if file.is_file() or not file.exists()]  # a pipe or socket would block
 
 
 def is_junk(name: str) -> bool:
@@ -70,9 +69,9 @@ def is_readable(file: Path) -> bool:
     try:
         with open_picture(file) as picture, file.open("rb") as content:
             end = ENDS.get(str(picture.format), b"")
-            content.seek(-len(end), SEEK_END)
+            content.seek(-len(end), os.SEEK_END)
             if not end or content.read() != end:
-                picture.load()
+                convert(picture, "L")
     except Exception:  # Pillow raises many types for damaged files
         return False
     return True
@@ -119,12 +118,13 @@ def read_picture(file: Path, shape: Sequence[int]) -> Tensor:
 
 
 def convert(picture: Image.Image, mode: str) -> Image.Image:
-    """Convert a picture of any mode but "F" to "L" (8-bit grey) or "RGB"; raise ValueError for "F"."""
-    if picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
-    if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 instead of scaling
-        picture = picture.point(lambda value: value / 256).convert("L")
-        picture.info.pop("transparency", None)
+    """Convert a picture to "L" (8-bit grey) or "RGB"; raise ValueError if its range of values is unknown."""
+    if picture.mode.startswith(("I", "F")):  # the largest value tells whether 16 bits are used, 12 or 8
+        values = np.asarray(picture)
+        limit = next((limit for limit in (255, 4095, 65535) if 0 <= values.min() <= values.max() <= limit), 0)
+        if picture.mode == "F" or not limit:
+            raise ValueError("its pixels are not integers from 0 to 65535")
+        picture = Image.fromarray((values.astype(np.int64) * 255 // limit).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)

@@ -74,13 +74,16 @@ def draw_rows(rows: list[dict[str, Any]], pictures: Any, folder: Path) -> None:
         pictures: Dataset of pictures (3, H, W), float32 in [0, 1], and their columns.
         folder: Folder for the files.
     """
+    inputs = [Path(columns["input"]) for _, columns in pictures]
+    files = [folder / f"{i:04}-{file.stem}.png" for i, file in enumerate(inputs)]
+    if replaced := {file.resolve() for file in files} & {file.resolve() for file in inputs}:
+        refuse(f"a drawing would replace the input {min(replaced)}: choose another folder with --draw")
     folder.mkdir(parents=True, exist_ok=True)
     boxes = defaultdict(list)
     for row in rows:
         if row["score"] >= DRAWN_SCORE:
             boxes[row["input"]].append(row)
-    for i, (picture, columns) in enumerate(pictures):
-        file = folder / f"{i:04}-{Path(columns['input']).stem}.png"
+    for file, (picture, columns) in zip(files, pictures, strict=True):
         to_pil_image(draw_boxes(picture, boxes[columns["input"]])).save(file)
 
 

@@ -55,16 +55,17 @@ def rows_of(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def save_masks(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write the mask of each row to a file with the name of its input; the file replaces the mask in the row."""
-    written: set[Path] = set()
-    for row in rows:
-        if "mask" in row:
-            stem = Path(row.get("input", "mask")).stem
-            file = folder / f"{stem}.png"
-            while file in written:
-                file = file.with_stem(f"{file.stem}-2")
-            written.add(file)
-            write_mask(row["mask"], file)
-            row["mask"] = str(file)
+    inputs = {Path(row["input"]).resolve() for row in rows if "input" in row}
+    files: dict[Path, Tensor] = {}
+    for row in [row for row in rows if "mask" in row]:
+        file = folder / f"{Path(row.get('input', 'mask')).stem}.png"
+        while file in files:
+            file = file.with_stem(f"{file.stem}-2")
+        if file.resolve() in inputs:
+            refuse(f"the mask {file} would replace an input: choose another folder with --output")
+        files[file], row["mask"] = row["mask"], str(file)
+    for file, mask in files.items():
+        write_mask(mask, file)
 
 
 def write_mask(mask: Tensor, file: Path) -> None:
