@@ -194,7 +194,7 @@ def test_loss_that_does_not_fit_the_task_is_refused(
 
 def test_column_that_counts_the_rows_is_warned_about(tabular: Variant, rows: pd.DataFrame, tmp_path: Path) -> None:
     file = save(rows.rename_axis("id").reset_index(), tmp_path)
-    warning = "warning: column 'id' looks like a row name or number: --data.ignore+=id leaves it out\n"
+    warning = "warning: column 'id' looks like row names or row numbers: --data.ignore+=id leaves it out\n"
     assert tabular(file, "--data.target=size").stderr == warning
     assert tabular(file, "--data.target=size", "--data.ignore+=id").stderr == ""
 

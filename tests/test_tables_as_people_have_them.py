@@ -534,7 +534,7 @@ def test_row_numbers_of_each_file_are_not_predicted_from(
         write(tmp_path / "set", "\n".join([",id,a,kind", *rows]), name)
     data = read(tabular, tmp_path / "set")
     assert list(data.numbers) == ["id", "a"]
-    assert "column 'id' looks like a row name or number" in capsys.readouterr().err
+    assert "column 'id' looks like row names or row numbers" in capsys.readouterr().err
 
 
 def test_columns_may_be_called_like_those_without_a_name(tabular: ModuleType, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def without_crowds(target: Target) -> Target:
 
 
 def embedded_samples() -> tuple[list[Sample], list[str]]:
-    """The embedded pictures with their targets, and for each the part that it belongs to."""
+    """The embedded pictures with their targets, and for each its group; groups share no handwritten digit."""
     samples: list[Sample] = []
     groups: list[str] = []
     for part, drawn in enumerate(canvases.make_canvases()):
@@ -107,7 +107,7 @@ def load_coco(file: Path) -> Json:
     """Load a COCO file, https://cocodataset.org/#format-data, and add ids, iscrowd and sizes; {} without annotations.
 
     Raises:
-        OSError: It is another kind of file.
+        OSError: It is damaged, has annotations that are not in COCO's form, or has an id twice.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -207,7 +207,10 @@ def load_voc(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
 
 
 def find_picture(name: str, places: list[Path], named: dict[str, list[Path]]) -> Path:
-    """The path of a picture: in the first of `places` that has it or the end of its path, or the only one so named."""
+    """Find a picture: by `name`, or the end of this path, in one of `places`; or else the only file of its name.
+
+    The longest end that exists is used. If there is none, the path returned is that of a missing file.
+    """
     path = PurePosixPath(name.replace("\\", "/"))
     parts = path.relative_to(path.anchor).parts
     for end in [Path(*parts[i:]) for i in range(max(len(parts) - 1, 1))]:
@@ -331,9 +334,9 @@ class MyDataModule(LightningDataModule):
             for validation. A relative path starts at the project's root. Null uses the embedded pictures.
         drop_bad_boxes: Leave out boxes that lie outside of their pictures, and clip those that reach beyond the edges;
             by default both are errors, except for up to 2 pixels beyond an edge.
-        turn: Whether to apply the EXIF orientation of a picture if its annotations state no size, or one that is
-            right both with the orientation and without it; null makes that an error, but applies it to the
-            new pictures of predict.py and serve.py.
+        turn: Whether to apply the EXIF orientation of a picture if its annotations state no size, or a size that is
+            right both with the orientation and without it. With null, such a picture is an error, but predict.py and
+            serve.py apply the orientation of new pictures.
         min_size: Shorter side to which the network resizes pictures, in pixels; null takes the median of the training
             pictures, at most 800.
         max_size: Limit of the longer side after resizing, in pixels.
@@ -475,7 +478,7 @@ class MyDataModule(LightningDataModule):
             self.predict = PictureDataset(self._read_inputs())
             return
         categories, splits = self.samples
-        if categories != dict(zip(self.category_ids, self.class_names, strict=True)):  # set by a checkpoint
+        if categories != dict(zip(self.category_ids, self.class_names, strict=True)):  # attributes set by a checkpoint
             hint = "use the --data.data_dir with which the model was trained, or train a new model"
             refuse(self.data_dir, [f"its categories {categories} differ from the checkpoint's: {hint}"])
         if stage == "fit":

@@ -29,20 +29,20 @@ from data.pictures import find_pictures, is_junk, leave_out_unreadable, list_pic
 from data.splits import AtLeastTwo, check_fold, make_splits
 
 ROOT = Path(__file__).resolve().parents[1]
-# Names of folders, in any case and also with digits and COMPANIONS, as in "Training_Set" and "train2017".
+# Names of folders, in upper or lower case, also with digits and COMPANIONS, as in "Training_Set" and "train2017".
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
 COMPANIONS = "data|set|images?|imgs?|split"
 Place = tuple[str, ...]  # names of the folders between the data folder and a picture
-MAX_LISTED = 20  # classes whose pictures are counted in the output
+MAX_LISTED = 20  # classes that the output lists, with their numbers of pictures
 Sample = tuple[Path, str]  # a picture file and the name of its class
 
 
 class PictureDataset(Dataset):
-    """Data set of pairs: the picture, (3, size, size), float32 in [0, 1], and its label.
+    """Data set of pairs: the transformed picture, float32 in [0, 1], and its label.
 
     Args:
         files: Picture files.
-        labels: For each file, the number of its class, or columns to print.
+        labels: For each file, the number of its class; for predictions, a dictionary of columns to print.
         size: Height and width in pixels to which the pictures are resized.
         transform: Transform of each picture.
     """
@@ -105,7 +105,10 @@ def find_root(folder: Path) -> Path:
 
 
 def find_layout(places: set[Place]) -> tuple[str, dict[str, str]]:
-    """The layout, "SPLIT/CLASS" (if split folders have subfolders), "CLASS/SPLIT" or "CLASS", and the split by name."""
+    """Find the layout and the split that each folder name stands for.
+
+    The layout is "SPLIT/CLASS" (if split folders have subfolders), "CLASS/SPLIT" or "CLASS".
+    """
     deep = [place for place in places if len(place) > 1]
     outer, inner = (find_splits({place[level] for place in places if len(place) > level}) for level in (0, 1))
     if any(outer[place[0]] for place in deep):
@@ -114,7 +117,7 @@ def find_layout(places: set[Place]) -> tuple[str, dict[str, str]]:
 
 
 def find_split_and_class(place: Place, layout: str, splits: dict[str, str]) -> tuple[str, str]:
-    """The split and the class of a picture; one of them is empty if it belongs to none."""
+    """The split and the class of a picture; "" for the split, the class or both if the picture belongs to none."""
     first, second = (*place, "", "")[:2]
     if layout == "SPLIT/CLASS":
         return splits.get(first, ""), second
@@ -221,7 +224,7 @@ class MyDataModule(LightningDataModule):
             stay together. Null writes the digits to data/digits and uses them. A relative path starts at the
             project's root.
         image_size: Height and width in pixels to which pictures are resized, after their centre is cropped to a square.
-            Null takes the median of the shorter sides of the pictures, rounded to a multiple of 32 from 32 to 224.
+            Null takes the median of the shorter sides of the pictures, rounded to 32, 64, 96 and so on up to 224.
         folds: Number of folds that take the place of train and val; the test split stays.
         fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Samples per step and device.

@@ -444,7 +444,7 @@ class MyDataModule(LightningDataModule):
             self.predict = PictureDataset(pictures, [str(picture.file) for picture in pictures])
             return
         names, splits = self.samples
-        if names != self.class_names[: len(names)]:  # set by a checkpoint
+        if names != self.class_names[: len(names)]:  # attributes set by a checkpoint
             refuse(self.data_dir, [f"its classes {names} are not those of the training data, {self.class_names}"])
         if stage == "fit":
             rank_zero_only(print)(self.report(), flush=True)

@@ -80,7 +80,7 @@ def to_codes(column: pd.Series, names: list[str]) -> pd.Series:
 
 
 class MyDataModule(LightningDataModule):
-    """Rows of numbers and categories in memory: 70% train, 10% val, 20% test; equal rows are in the same split.
+    """Rows of numbers and categories in memory: 70% train, 10% val, 20% test; equal rows of a file stay together.
 
     A batch is a triple: numbers (N, F), float32, scaled with mean and standard deviation of the training rows;
     categories (N, C), int64; and targets (N,), float32 in their own units or int64 classes.
@@ -167,7 +167,7 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def texts(self) -> pd.DataFrame:
-        """All rows before conversion, with the number of the line in the file as the index; gaps are NaN."""
+        """All rows before conversion, with the number of the line as the index; gaps are NaN, except in the target."""
         frame = pd.concat(self.parts.values())
         target = self.hparams["target"] or frame.columns[-1]
         if self.file:  # in the target, None and NA may be classes
@@ -307,9 +307,9 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def bins(self) -> list[list[float]]:
-        """Edges of bins for each column of numbers, scaled, with equally many different values in each.
+        """Edges of the bins of each column of numbers, scaled; each bin of a column has equally many different values.
 
-        Empty for few training rows, which bins overfit.
+        Empty if there are few training rows, because bins would overfit them.
         """
         train = self.splits["train"]
         if len(train) < ROWS_FOR_BINS:
@@ -344,7 +344,7 @@ class MyDataModule(LightningDataModule):
                 continue
             counts = all((pd.to_numeric(part, errors="coerce").diff()[1:] == 1).all() for part in parts)
             if differ and len(self.frame) > 20 and (counts or not is_numeric_dtype(values)):
-                warn(f"column {name!r} looks like a row name or number: --data.ignore+={name} leaves it out")
+                warn(f"column {name!r} looks like row names or row numbers: --data.ignore+={name} leaves it out")
             names.append(name)
         if not names:
             hint = "all are constant, without a name or in --data.ignore"
@@ -367,7 +367,7 @@ class MyDataModule(LightningDataModule):
             self.batch_size = min(max(len(self.train) // 32, 8), 128)
 
     def report(self) -> str:
-        """Summary of the data: rows, target and columns, and a line for each decision and each column left out."""
+        """Summary of the data: rows, target and columns, and a line for each note on how the file was read."""
         counts = as_categories(self.frame[self.target]).value_counts()[:20] if self.class_names else pd.Series()
         classes = ", ".join(f"{name} ({count})" for name, count in counts.items())
         forms = {name: f" ({form})" for name, form in self.forms.items() if form != "."}

@@ -46,7 +46,7 @@ register_type(ClassifierName)
 
 
 def make_network(name: str, num_classes: int, image_size: int) -> nn.Module:
-    """Make a torchvision classifier with random weights: (N, 3, H, W) float32 to logits (N, num_classes).
+    """Make a torchvision classifier, from (N, 3, H, W) float32 to logits (N, num_classes), with random weights.
 
     Raises:
         MisconfigurationException: The network cannot take pictures of this size.
@@ -104,7 +104,7 @@ class MyModel(LightningModule):
             convnext_tiny.
         weights: DEFAULT starts from torchvision's best ImageNet weights, null from random ones.
         freeze: Whether to train only the last layer and leave the pretrained layers unchanged; needs weights.
-        lr: Learning rate; the highest one where a scheduler changes it.
+        lr: Learning rate; if a scheduler changes it, its highest value.
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.

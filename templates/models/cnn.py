@@ -35,7 +35,7 @@ class MyModel(LightningModule):
         mean: Mean of the training pixels of each channel.
         std: Their standard deviation.
         channels: Filters of the convolution.
-        lr: Learning rate; the highest one where a scheduler changes it.
+        lr: Learning rate; if a scheduler changes it, its highest value.
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.

@@ -90,7 +90,7 @@ class MyModel(LightningModule):
         proposals_train: Number of boxes per picture that the region proposal network keeps in training.
         proposals_test: Number of boxes per picture that the region proposal network keeps otherwise.
         boxes_per_image: Number of boxes per picture on which the second stage is trained.
-        lr: Learning rate; the highest one where a scheduler changes it.
+        lr: Learning rate; if a scheduler changes it, its highest value.
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.

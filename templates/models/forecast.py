@@ -69,7 +69,7 @@ class MyModel(LightningModule):
         layers: Number of convolutions.
         dropout: Share of the last hidden values that is set to 0 in training.
         loss: Name of the loss.
-        lr: Learning rate; the highest one where a scheduler changes it.
+        lr: Learning rate; if a scheduler changes it, its highest value.
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.

@@ -74,7 +74,7 @@ class MyModel(LightningModule):
         network: Name of the network in torchvision.
         weights: Initial weights: backbone takes those trained on ImageNet, DEFAULT those of a network trained for
             segmentation, null random ones.
-        lr: Learning rate; the highest one where a scheduler changes it.
+        lr: Learning rate; if a scheduler changes it, its highest value.
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.

@@ -130,7 +130,7 @@ class MyModel(LightningModule):
         dropout: Share of the hidden values that is set to 0 in training.
         loss: mse, l1, smooth_l1 or poisson_nll for regression, bce_with_logits for two classes, cross_entropy for more;
             null uses the first one of the task.
-        lr: Learning rate; the highest one where a scheduler changes it.
+        lr: Learning rate; if a scheduler changes it, its highest value.
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.

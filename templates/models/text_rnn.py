@@ -106,7 +106,7 @@ class MyModel(LightningModule):
         layers: Number of recurrent layers.
         filters: Filters of each convolution.
         dropout: Share of the hidden values that is set to 0 in training.
-        lr: Learning rate; the highest one where a scheduler changes it.
+        lr: Learning rate; if a scheduler changes it, its highest value.
         optimizer: Name of the optimizer; see models/optimizers.py.
         scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.

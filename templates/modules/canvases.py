@@ -1,4 +1,4 @@
-"""Read picture files as they are stored, and draw the embedded pictures: digits on textured canvases."""
+"""Read picture files, and draw the embedded pictures: digits on textured canvases."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def refuse(source: object, problems: Sequence[str]) -> None:
 
 
 def find_splits(paths: Collection[Path]) -> dict[Path, str]:
-    """The split that a part of each relative path names, such as "val" for labels/Valid_Set.json; "" if none does.
+    """The split that is named by a part of each relative path, such as "val" for labels/Valid_Set.json; "" if none is.
 
     Digits, COMPANIONS and words that all names of splits have in common are ignored, as in a_train and a_test.
     """
@@ -130,7 +130,7 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
 def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture | str:
     """Measure a picture and decide how to read it, or return why it cannot be used.
 
-    The last bytes of JPEG and PNG files tell whether they are complete; other files are decoded.
+    JPEG and PNG files that end with the last bytes of their format are complete; all other files are decoded.
 
     Args:
         file: The picture.
@@ -177,7 +177,7 @@ def read_picture(picture: Picture) -> Tensor:
 
 def convert_to_rgb(picture: Image.Image) -> Image.Image:
     """Convert a picture of any mode; raise ValueError if its range of values is unknown."""
-    if picture.mode.startswith(("I", "F")):  # the largest value tells whether 16 bits are used, 12 or 8
+    if picture.mode.startswith(("I", "F")):  # the largest value tells whether 16, 12 or 8 bits are used
         values = np.asarray(picture)
         limit = next((limit for limit in (255, 4095, 65535) if 0 <= values.min() <= values.max() <= limit), 0)
         if picture.mode == "F" or not limit:

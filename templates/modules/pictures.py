@@ -119,7 +119,7 @@ def read_picture(file: Path, shape: Sequence[int]) -> Tensor:
 
 def convert(picture: Image.Image, mode: str) -> Image.Image:
     """Convert a picture to "L" (8-bit grey) or "RGB"; raise ValueError if its range of values is unknown."""
-    if picture.mode.startswith(("I", "F")):  # the largest value tells whether 16 bits are used, 12 or 8
+    if picture.mode.startswith(("I", "F")):  # the largest value tells whether 16, 12 or 8 bits are used
         values = np.asarray(picture)
         limit = next((limit for limit in (255, 4095, 65535) if 0 <= values.min() <= values.max() <= limit), 0)
         if picture.mode == "F" or not limit:

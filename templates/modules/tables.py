@@ -176,9 +176,9 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields, unless the option `quotes` is "literal". If it is null, quotes are
-    read as ordinary characters if both hold: a quoted field is invalid or, in a file separated by tabs, spans lines;
-    and without quoting, all lines have equally many fields.
+    Quotes enclose fields. If `options` has "quotes", which MyDataModule does not pass, "literal" reads quotes as
+    ordinary characters. None does so too if all lines then have equally many fields, and with quoting a field is
+    invalid or, in a file separated by tabs, spans lines.
     """
     rows, error = parse(text, separator)
     if error and '\\"' in text:
@@ -308,7 +308,7 @@ def warn_of_unused(frame: pd.DataFrame, missing: Sequence[str] | None) -> None:
     for text in missing or []:
         form = re.escape(re.sub(r"[.,]0+$", "", text)) + r"([.,]0+)?"
         if not frame.apply(lambda column, form=form: column.str.fullmatch(form, case=False, na=False)).any(axis=None):
-            warn(f"no field is {text!r}, which --data.missing names")
+            warn(f"--data.missing names {text!r}, but no field has this value")
 
 
 def find_formats(texts: pd.Series) -> list[str]:
@@ -381,7 +381,7 @@ def find_forms(source: Path, frame: pd.DataFrame, decimal: str | None, forced: C
 
 
 def convert_numbers(frame: pd.DataFrame, forms: dict[str, str], missing: Sequence[str] | None) -> list[str]:
-    """Convert texts to float64, with NaN for gaps and numbers in `missing`, and return the values of another form."""
+    """Convert texts to float64, NaN for gaps and numbers in `missing`; return a sentence for each wrong text."""
     problems, gaps = [], [*(missing or [])]
     for name, form in forms.items():
         numbers = to_numbers(frame[name], form)

@@ -55,7 +55,7 @@ class Limits:
         app: The application.
         size: Largest size of a request's body in bytes.
         count: Largest number of requests that run or wait at the same time.
-        seconds: Longest time of a request, sending it included.
+        seconds: Longest time of a request, including the time that the client takes to send it.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], size: int, count: int, seconds: float) -> None:

@@ -48,12 +48,12 @@ def make_splits(
     folds: int | None = None,
     fold: int | None = None,
 ) -> np.ndarray:
-    """The split of each of N samples: train, val or test. The order of the samples does not change it.
+    """The split of each of N samples: train, val or test. It does not depend on the order of the samples.
 
     Args:
-        groups: N values; samples with equal values stay together.
-        classes: N classes, whose proportions are about the same in all splits; None if there are none.
-        given: N splits; None puts all samples into train. A missing val or test is taken from train.
+        groups: N values; samples with equal values stay together, unless `given` separates them.
+        classes: The class of each sample, with about the same proportions in all splits; None if there are none.
+        given: The present split of each sample; None puts all into train. A missing val or test is taken from train.
         parts: For val and test, the number of equal parts into which train is divided if the split is missing; one
             of them becomes the split.
         folds: Number of folds that replace train and val.

@@ -105,7 +105,7 @@ def export(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -
         expected = module(*example)
     except (AttributeError, NotImplementedError, TypeError) as error:
         hint = "set example_input_array in the model, or use --format weights"
-        raise OSError(f"forward does not take the inputs of the first batch ({error}): {hint}") from error
+        raise OSError(f"forward does not take the example inputs ({error}): {hint}") from error
     write(module, form, file, example)
     torch.manual_seed(0)
     return largest_difference(read(form, file, example), expected)
@@ -157,7 +157,7 @@ def read(form: str, file: Path, example: tuple[Any, ...]) -> Any:
 
 
 def describe_use(form: str, file: Path, example: tuple[Any, ...]) -> str:
-    """Return a line of Python that uses a written file, after a note on whether it needs the project's code."""
+    """Return a line of Python that uses a written file; a note before it says if the project's code is needed."""
     make = "numpy.ones({}, numpy.{})" if form == "onnx" else "torch.ones({}, dtype=torch.{})"
     inputs = ["inputs"] * len(example)  # for inputs that are not tensors
     for i, each in enumerate(example):

@@ -57,7 +57,7 @@ def parse(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dry_run", action="store_true", help="print the commands of the trials, and train nothing")
     help_ = "format of --list (default: table)"
     parser.add_argument("--format", choices=["table", "csv", "json"], default="table", help=help_)
-    parser.add_argument("--html", action="store_true", help="write the list to logs/index.html, with --list")
+    parser.add_argument("--html", action="store_true", help="with --list, write it to logs/index.html")
     options, flags = parser.parse_known_args(args)
     if options.html and not options.list:
         parser.error("--html needs --list")

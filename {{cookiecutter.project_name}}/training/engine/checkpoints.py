@@ -42,7 +42,7 @@ class Checkpoints(Checkpoint):
         self.saved_at = time.monotonic()
         self.validated = self.warned = False
         self.extended = False  # whether a resumed run is to be longer than before
-        self.averages = False  # whether metrics are collected over the epoch, whose sums the resumed checkpoint lacks
+        self.averages = False  # whether metrics are summed over the epoch; the resumed checkpoint lacks these sums
         self.loss: Tensor | None = None  # sum of the losses of the step
         self.pending = False  # whether gradients are accumulated that no optimizer has used
         self.frozen: list[str] | None = None  # parameters that the resumed checkpoint had frozen
@@ -104,7 +104,7 @@ class Checkpoints(Checkpoint):
 
     @property
     def run(self) -> str:
-        """Value for `--resume`: the name of a run folder in logs/, or the path of another one."""
+        """Value for `--resume`: the name of the run folder if it is in logs/, otherwise its path."""
         folder = self.last.parents[1]
         return folder.name if folder.parent == LOGS else str(folder)
 

@@ -7,7 +7,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-STEPS = 10  # timed steps; the one before them also allocates memory
+STEPS = 10  # timed steps; the first step of the run is not one of them, as it also allocates memory
 LONG = 60  # seconds; shorter epochs are not announced
 
 

@@ -131,7 +131,7 @@ def newest_checkpoint() -> Path:
 
 
 def missing_for(cli: ProjectCLI, split: str, trainer: Trainer) -> list[str]:
-    """Return the methods of the project's classes that are missing to evaluate a split."""
+    """Return what is missing to evaluate a split: methods of the project's classes, or a trainer setting."""
     loader, step = f"{split}_dataloader", {"val": "validation_step", "test": "test_step"}[split]
     missing = []
     if not (is_overridden(loader, cli.datamodule) or is_overridden(loader, cli.model)):

@@ -45,7 +45,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def fingerprint(*paths: Path) -> str:
-    """Return a SHA-256 digest: of a file its bytes, of a folder its files' names and sizes except .py and .pyc."""
+    """Return a SHA-256 digest of the bytes of files, and of names and sizes in folders, .py and .pyc left out."""
     digest = sha256()
     for path in paths:
         if path.is_file():

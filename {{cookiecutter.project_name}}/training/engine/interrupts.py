@@ -97,7 +97,7 @@ def end_workers() -> None:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command. Print errors that the user can fix as one line and exit with status 1."""
+    """Run a command. Print the message of an error that the user can fix, no traceback; exit with status 1."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # prints its report

@@ -107,7 +107,7 @@ class RunCLI(ProjectCLI):
         if config.enable_checkpointing is False:
             self.parser.error("trainer.enable_checkpointing must be true, as a run saves checkpoints: remove it")
         if config.max_epochs == 0 or config.barebones:
-            self.parser.error("trainer.max_epochs 0 and trainer.barebones train no model: remove them")
+            self.parser.error("trainer.max_epochs 0 trains no model, and trainer.barebones saves none: remove them")
         if config.default_root_dir:
             self.parser.error("trainer.default_root_dir must be null, as a run writes to logs/: remove it")
         if any(word in str(config.strategy) for word in ("spawn", "fork", "notebook")):

@@ -129,7 +129,7 @@ def describe_run(run: Path, config: Mapping[str, Any], changed: Mapping[str, Any
     """
     options = (config.get("data") or {}).items()
     data = {key: ROOT / Path(value).expanduser() for key, value in options if isinstance(value, str)}
-    data = {key: path for key, path in data.items() if not ROOT.is_relative_to(path.resolve())}  # it holds logs/
+    data = {key: path for key, path in data.items() if not ROOT.is_relative_to(path.resolve())}  # logs/ changes
     now = {
         "code": fingerprint(*sorted(ROOT.glob("data/*.py")), *sorted(ROOT.glob("models/*.py"))),
         "data": {key: fingerprint(path) for key, path in data.items() if path.exists()},
