@@ -850,6 +850,27 @@ def test_layers_that_are_made_late_are_tested_evaluated_and_exported(paste: Past
     assert all(torch.equal(best[name], weights[name]) for name in weights)
 
 
+def test_server_keeps_layers_that_setup_makes(bake: Bake, tmp_path: Path) -> None:
+    project = Project(tmp_path / "my_project", tmp_path / "elsewhere")
+    shutil.copytree(bake(serving="fastapi").path, project.path)
+    project.elsewhere.mkdir()
+    fill(project, MODEL + indent(dedent(LATE_LAYERS["setup"]), "    "), DATA + "    num_classes = 2")
+    assert_trained(project)
+    code = """
+import torch
+from data.data_module import MyDataModule
+from models.my_model import MyModel
+from training.engine.evaluation import CheckpointCLI, predict
+from training.serve_app import Predictor
+cli = CheckpointCLI(MyModel, MyDataModule, [])
+best = cli.checkpoint["state_dict"]
+Predictor(cli)
+predict(cli, [])
+assert all(torch.equal(weights, best[name]) for name, weights in cli.model.state_dict().items())
+"""
+    project.run("-c", code)
+
+
 def test_loaders_may_belong_to_the_model(paste: Paste) -> None:
     model = """
         def test_dataloader(self):
@@ -892,6 +913,17 @@ EPOCH_STATE = {
         def on_train_epoch_start(self):
             self.layers[2].eval()
     """,
+    "buffer": """
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.ones(()))
+
+        def on_train_epoch_start(self):
+            self.scale *= 0.5
+
+        def training_step(self, batch, batch_idx):
+            return self.scale * super().training_step(batch, batch_idx)
+    """,
 }
 
 
@@ -929,7 +961,8 @@ def test_gradients_that_are_accumulated_by_hand_survive_a_kill(paste: Paste) -> 
 
 
 @pytest.mark.slow
-def test_layers_that_were_unfrozen_stay_so_after_a_kill(paste: Paste) -> None:
+@pytest.mark.parametrize(("batch", "epoch"), [(0, "2"), (15, ""), (25, "")])
+def test_layers_that_were_unfrozen_stay_so_after_a_kill(paste: Paste, batch: int, epoch: str) -> None:
     model = """
         def __init__(self):
             super().__init__()
@@ -942,7 +975,7 @@ def test_layers_that_were_unfrozen_stay_so_after_a_kill(paste: Paste) -> None:
             return torch.optim.Adam([weights for weights in self.parameters() if weights.requires_grad], lr=0.01)
     """
     unfreeze = ("--trainer.callbacks+=BackboneFinetuning", "--trainer.callbacks.unfreeze_backbone_at_epoch=1")
-    assert_exact(paste(model), *unfreeze, "--trainer.max_epochs=3", epoch="2")
+    assert_exact(paste(model), *unfreeze, "--trainer.max_epochs=3", batch=batch, epoch=epoch)
 
 
 @pytest.mark.slow
@@ -1505,12 +1538,12 @@ def test_network_that_cannot_be_pickled_is_named(paste: Paste) -> None:
 def test_prediction_of_a_whole_batch_is_printed_with_each_sample(paste: Paste) -> None:
     model = """
         def predict_step(self, batch, batch_idx):
-            return {"logits": self(batch[0]), "batch": batch_idx}
+            return {"name": tuple("abcd"[: len(batch[0])]), "logits": self(batch[0]), "batch": batch_idx}
     """
     project = paste(model)
     assert_trained(project)
     rows = json.loads(project.run(PREDICT, "--format=json").stdout)
-    assert [row["batch"] for row in rows] == [i // 4 for i in range(22)]
+    assert [(row["name"], row["batch"]) for row in rows] == [("abcd"[i % 4], i // 4) for i in range(22)]
 
 
 # NaN

@@ -217,6 +217,7 @@ assert 60 <= len(skewed) <= 65 and len(flag) == 2
 values = torch.unique(data.train.tensors[0][:, 0])
 counts = torch.histogram(values, torch.tensor(skewed)).hist
 assert counts.min() >= counts.max() / 2
+assert Bins([[0.0, 1.0]])(torch.tensor([[float("inf")], [-3.0], [0.25]])).flatten().tolist() == [1.0, 0.0, 0.25]
 positions = Bins(data.bins)(torch.tensor([[skewed[0], flag[0]], [skewed[1], flag[1]], [99.0, 99.0]]))
 assert positions.sum(dim=1).tolist() == [0.0, 2.0, len(skewed)]
 """
@@ -225,6 +226,16 @@ assert positions.sum(dim=1).tolist() == [0.0, 2.0, len(skewed)]
     tabular.run("train", f"--data.csv={many}", *flags)
     printed = tabular.run("predict", many, "--format", "json").stdout
     assert len(json.loads(printed)) == 8000
+    far = save(frame.assign(x=[1e12, *range(7999)]), tmp_path, "far.csv")
+    code = f"""
+import torch
+from data.data_module import MyDataModule
+from models.my_model import Bins
+data = MyDataModule(csv={str(far)!r}, task="regression")
+data.setup("fit")
+assert Bins(data.bins)(data.train.tensors[0]).isfinite().all()
+"""
+    tabular.run("code", code)
 
 
 def test_equal_rows_share_a_split(tabular: Variant, rows: pd.DataFrame, tmp_path: Path) -> None:
@@ -571,7 +582,11 @@ def test_boxes_need_neither_id_nor_iscrowd(detection: Variant, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("{", "is not a COCO file"), ("[]", "is not a COCO file"), ('{"images": []}', "is not a COCO file")],
+    [
+        ("{", "is not a COCO file"),
+        ("[]", "not in COCO format"),
+        ('{"images": []}', "annotations.json, are not in COCO"),
+    ],
 )
 def test_other_json_is_refused(detection: Variant, tmp_path: Path, content: str, sentence: str) -> None:
     (tmp_path / "images").mkdir()

@@ -1014,16 +1014,50 @@ READERS = {
 
 
 @pytest.mark.parametrize("variant", READERS)
-@pytest.mark.parametrize("bits", [8, 12, 16])
-def test_pictures_of_16_bits_use_the_range_of_their_values(bake: Bake, tmp_path: Path, variant: str, bits: int) -> None:
-    values = np.linspace(0, 2**bits - 1, 120).astype(np.uint16).reshape(10, 12)
-    Image.fromarray(values).save(tmp_path / "a.png")
-    Image.frombytes("I;16B", (12, 10), values.astype(">u2").tobytes()).save(tmp_path / "b.tif")
+def test_pictures_of_16_bits_are_scaled_alike(bake: Bake, tmp_path: Path, variant: str) -> None:
+    files = []
+    for largest in (4000, 65535):
+        values = np.linspace(0, largest, 120).astype(np.uint16).reshape(10, 12)
+        Image.fromarray(values).save(tmp_path / f"{largest}.png")
+        Image.frombytes("I;16B", (12, 10), values.astype(">u2").tobytes()).save(tmp_path / f"{largest}.tif")
+        files += [(tmp_path / f"{largest}{end}", values) for end in (".png", ".tif")]
     module, read = READERS[variant]
     code = DEEP.replace("IMPORTS", module).replace("READ", read)
-    for readable, pixels in json.loads(bake(variant=variant).run("-c", code, *sorted(tmp_path.iterdir())).stdout):
+    printed = bake(variant=variant).run("-c", code, *[file for file, _ in files]).stdout
+    for (readable, pixels), (_, values) in zip(json.loads(printed), files, strict=True):
         assert readable
-        assert np.abs(np.array(pixels[0]) - values / (2**bits - 1)).max() < 1 / 255
+        assert np.abs(np.array(pixels[0]) - values / 65535).max() <= 1 / 255
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_16_bit_pictures_that_would_be_black_are_refused(image_folder: Reader, tmp_path: Path, bits: int) -> None:
+    for i, name in enumerate(12 * ["a", "b"]):
+        (tmp_path / name).mkdir(exist_ok=True)
+        values = np.random.default_rng(i).integers(0, 2**bits, (10, 12)).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / name / f"{i}.png")
+    assert "16-bit" in image_folder.refuses(tmp_path)
+
+
+def test_splits_may_share_some_words_of_their_names(segmentation: Reader, tmp_path: Path) -> None:
+    for split, count in (("Training", 8), ("Validation", 4), ("Test", 4)):
+        start = f"ISIC2018_Task1_{split}"
+        pairs(tmp_path / f"{start}_Input", tmp_path / f"{start}_GroundTruth", count=count)
+    _, said = segmentation(tmp_path)
+    assert "8 train, 4 val, 4 test" in said
+
+
+def test_folder_that_may_be_a_split_is_not_trained_on(segmentation: Reader, tmp_path: Path) -> None:
+    for split in ("train", "test_final"):
+        pairs(tmp_path / split / "images", tmp_path / split / "masks")
+    assert "test_final" in segmentation.refuses(tmp_path)
+
+
+def test_pictures_of_all_splits_may_lie_in_the_folder_of_one(detection: Reader, tmp_path: Path) -> None:
+    files = pictures(tmp_path / "train", 16)
+    for split, part in (("train", files[:12]), ("val", files[12:])):
+        write(tmp_path / f"{split}.json", coco(part, [file.name for file in part]))
+    _, said = detection(tmp_path)
+    assert "9 train, 4 val, 3 test" in said
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])

@@ -513,6 +513,12 @@ def test_rows_with_more_fields_than_the_header_are_refused(tabular: ModuleType, 
         read(tabular, write(tmp_path, "\n".join(["kind,temperature", *rows])))
 
 
+def test_row_names_before_a_tab_are_read_if_they_differ(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"gene{i}\t{i * 7 % 50}\t{i * 3 % 40}\t{'xy'[i % 2]}" for i in range(120)]
+    data = read(tabular, write(tmp_path, "\n".join(["a\tb\tkind", *rows])))
+    assert list(data.numbers) == ["a", "b"] and data.frame["a"].tolist()[:3] == [0, 7, 14]
+
+
 def test_row_names_without_a_heading_are_read_if_they_count_the_rows(
     tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

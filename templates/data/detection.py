@@ -100,7 +100,7 @@ def find_annotations(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
             unused.remove(annotated[0])
     if chosen and "train" not in chosen:
         refuse(folder, ["there is no COCO file for training, such as annotations.json or train.json"])
-    return chosen, Counter(f"JSON files, such as {min(unused)}" for _ in unused)
+    return chosen, Counter({f"JSON files, such as {min(unused)}": len(unused)} if unused else {})
 
 
 def load_coco(file: Path) -> Json:
@@ -121,7 +121,7 @@ def load_coco(file: Path) -> Json:
         for name, key in (("images", "file_name"), ("categories", "name")):
             if len({str(entry["id"]): entry[key] for entry in content[name]}) < len(content[name]):
                 raise OSError(f"{file}: ids of {name} must be unique: some occur twice")
-    except (AttributeError, ValueError, TypeError, KeyError) as error:
+    except (ArithmeticError, AttributeError, ValueError, TypeError, KeyError) as error:
         hint = "repair it, or move it out of the folder of the data"
         raise OSError(f"{file} is not a COCO file of images, annotations and categories ({error!r}): {hint}") from error
     return content
@@ -169,10 +169,10 @@ def read_lists(folder: Path) -> dict[str, str]:
     return listed
 
 
-def load_voc(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
+def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Counter[str]]:
     """Load the Pascal VOC files of a folder as the content of a COCO file for each split; also count what is left out.
 
-    Lists in ImageSets/Main/ decide about the splits, or else the names of folders.
+    Lists in ImageSets/Main/ decide about the splits, or else the names of folders. `others` are left out already.
 
     Raises:
         OSError: There is no such file, or one has errors.
@@ -183,15 +183,14 @@ def load_voc(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for file in files:
         found[listed.get(file.stem, "") if listed else splits[file.relative_to(folder).parent] or "train"].append(file)
-    left_out = Counter({"XML files in no list of ImageSets/Main/": len(found.pop("", []))})
+    left_out = others + Counter({"XML files in no list of ImageSets/Main/": len(found.pop("", []))})
     if not listed:
-        left_out["folders ImageSets/, as lists are used only if one folder has them"] = len(
-            [*folder.rglob("ImageSets")]
-        )
+        number = len([*folder.rglob("ImageSets")])
+        left_out["folders ImageSets/, as lists are used only from a single ImageSets/Main/"] = number
+        canvases.refuse_unclear(folder, splits)
     if "train" not in found:
-        refuse(
-            folder, ["no training annotations: it needs a COCO file, or XML files of Pascal VOC; convert LabelMe files"]
-        )
+        problem = "no training annotations: it needs a COCO file, or XML files of Pascal VOC; convert LabelMe files"
+        refuse(folder, [problem, *(f"{number} {name}, are not in COCO format" for name, number in others.items())])
     read = {split: [read_voc(file) for file in files] for split, files in found.items()}
     names = sorted({box["category"] for part in read.values() for _, boxes in part for box in boxes})
     contents: dict[str, Json] = {}
@@ -386,12 +385,11 @@ class MyDataModule(LightningDataModule):
             named[file.stem].append(file)
         contents, self.unused = find_annotations(folder)
         if not contents:
-            contents, unused = load_voc(folder)
-            self.unused += unused
+            contents, self.unused = load_voc(folder, self.unused)
         folders = find_splits([path.relative_to(folder) for path in folder.glob("**/")])
         for split, content in contents.items():
             own = [folder / path for path, name in folders.items() if name == split]
-            others = {folder / path for path, name in folders.items() if len(contents) > 1 and name not in ("", split)}
+            others = {folder / path for path, name in folders.items() if own and name not in ("", split)}
             free = {name: [file for file in same if file.parent not in others] for name, same in named.items()}
             for image in content["images"]:
                 size = image["height"], image["width"]
@@ -420,6 +418,7 @@ class MyDataModule(LightningDataModule):
             results = list(pool.map(canvases.measure_picture, sizes, sizes.values(), repeat(self.hparams["turn"])))
         pictures = {result.file: result for result in results if isinstance(result, Picture)}
         problems = [result for result in results if isinstance(result, str)]
+        canvases.check_depth(list(pictures))
         categories = merge_categories(self.annotated["train"])
         splits = {}
         for split, content in self.annotated.items():

@@ -25,13 +25,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Compose, Identity, RandomCrop, RandomHorizontalFlip, Transform
 
-from data.pictures import find_pictures, is_junk, leave_out_unreadable, list_pictures, open_picture, read_picture
+from data.pictures import (
+    check_depth,
+    find_pictures,
+    is_junk,
+    leave_out_unreadable,
+    list_pictures,
+    open_picture,
+    read_picture,
+)
 from data.splits import AtLeastTwo, check_fold, make_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 # Names of folders, in upper or lower case, also with digits and COMPANIONS, as in "Training_Set" and "train2017".
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-COMPANIONS = "data|set|images?|imgs?|split"
+COMPANIONS = "data|set|frames?|images?|imgs?|photos?|pictures?|split"
 Place = tuple[str, ...]  # names of the folders between the data folder and a picture
 MAX_LISTED = 20  # classes that the output lists, with their numbers of pictures
 Sample = tuple[Path, str]  # a picture file and the name of its class
@@ -79,13 +87,16 @@ def write_digits(folder: Path) -> None:
 def find_splits(names: Collection[str]) -> dict[str, str]:
     """The split that each folder is named after, such as "val" for "Validation_Set"; empty for other names.
 
-    Words that all names of splits have in common are ignored, such as "seg" in "seg_train" and "seg_test".
+    Words that different splits have in common are ignored, such as "seg" in "seg_train" and "seg_test".
     """
     texts = {name: re.sub(f"({COMPANIONS})+(?![a-z])", " ", name.lower()) for name in names}
     words = {name: set(re.findall(r"[^\W\d_]+", text)) for name, text in texts.items()}
     known = {word: split for split, part in SPLITS.items() for word in part}
-    named = [found for found in words.values() if not found.isdisjoint(known)]
-    shared = set.intersection(*named) - known.keys() if len(named) > 1 else set()
+    beside: defaultdict[str, set[str]] = defaultdict(set)
+    for found in words.values():
+        for word in found - known.keys():
+            beside[word].update(known[other] for other in found & known.keys())
+    shared = {word for word, splits in beside.items() if len(splits) > 1}
     return {name: known.get(" ".join(found - shared), "") for name, found in words.items()}
 
 
@@ -146,6 +157,7 @@ def list_samples(folder: Path) -> tuple[dict[str, list[Sample]], list[str]]:
     for file in leave_out_unreadable(list(wanted)):
         split, name = wanted[file]
         splits[split].append((file, name))
+    check_depth([file for file, _ in splits["train"]])
     if lost := set(wanted.values()) - {(split, name) for split, part in splits.items() for _, name in part}:
         names = ", ".join(f"{name} ({split})" for split, name in sorted(lost))
         raise FileNotFoundError(f"{folder} has no readable pictures of {names}: repair or remove them")

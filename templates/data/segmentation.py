@@ -69,6 +69,7 @@ def find_files(folder: Path) -> tuple[dict[Key, Path], dict[Key, Path], list[str
     problems = []
     places = {file.relative_to(folder).parent for file in files}
     splits = find_splits(places | {Path(part) for place in places for part in place.parts})
+    canvases.refuse_unclear(folder, {place: splits[place] for place in places})
     for file in files:
         parts = file.relative_to(folder).parts[:-1]
         role = next(filter(None, map(role_of, (*parts[::-1], file.stem))), "")
@@ -107,7 +108,7 @@ def find_pairs(folder: Path, drop: bool) -> tuple[dict[str, list[Files]], list[s
         names = [key] if key in images else [other for other in similar if other[:-1] == key[:-1]] or similar
         if len(names) != 1:
             problems.append(f"{mask} has {'several pictures' if names else 'no picture'}")
-        elif names[0][:-1] != key[:-1] != key[:1] and sum(place[0] == key[0] for place in places) > 2:
+        elif not {*key[1:-1]} <= {*names[0][1:-1]} and sum(place[0] == key[0] for place in places) > 2:
             refuse(folder, [f"{mask} and its picture {images[names[0]]} are in different subfolders: use the same"])
         elif pairs.setdefault(names[0], mask) != mask:
             refuse(folder, [f"{images[names[0]]} has two masks, {mask} and {pairs[names[0]]}"])
@@ -405,6 +406,7 @@ class MyDataModule(LightningDataModule):
                 index = int(self.classes[value])
                 self.pixels[mask][names[index] if index < len(names) else "no class"] += count
         pictures = {picture.file: picture for picture in measured if isinstance(picture, Picture)}
+        canvases.check_depth(list(pictures))
         splits = {split: [(pictures[image], mask) for image, mask in part] for split, part in pairs.items()}
         if self.folds[0] or not splits.keys() >= {*SPLITS}:
             files = [picture.file for part in splits.values() for picture, _ in part]

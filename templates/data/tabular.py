@@ -318,7 +318,7 @@ class MyDataModule(LightningDataModule):
         bins = []
         for name, (mean, std) in self.numbers.items():
             edges = np.quantile(train[name].dropna().unique(), shares, method="nearest")
-            bins.append(((np.unique(edges) - mean) / std).tolist())
+            bins.append(np.unique(((edges - mean) / std).astype(np.float32)).tolist())
         return bins
 
     @cached_property

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -27,7 +28,10 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM",
 SUFFIXES = tuple(end for end, name in sorted(Image.registered_extensions().items()) if name in (*FORMATS, "MPO"))
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of complete files
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-COMPANIONS = "annot|annotations?|coco|data|gt|images?|imgs?|instances|json|labels?|masks?|set"
+COMPANIONS = (
+    "annot|annotations?|coco|data|frames?|ground.?truth|gt|images?|imgs?|inputs?|instances|json|labels?|masks?|photos?"
+    "|pictures?|set"
+)
 JUNK = (".", "__MACOSX")  # first characters of hidden files, and a folder of macOS
 CANVASES, SIDE = 400, 128  # number of embedded pictures, and their height and width in pixels
 PARTS = 20  # number of groups of embedded pictures; no handwritten digit is in two of them
@@ -49,18 +53,38 @@ def refuse(source: object, problems: Sequence[str]) -> None:
         raise OSError("\n  ".join([f"{source} has errors:", *problems[:20], *more]))
 
 
+def spell(path: Path) -> str:
+    """The words of a relative path in lower case, without COMPANIONS, digits and signs."""
+    return re.sub(r"[\W\d_]+", " ", re.sub(f"({COMPANIONS})+(?![a-z])", " ", str(path).lower()))
+
+
 def find_splits(paths: Collection[Path]) -> dict[Path, str]:
     """The split that is named by a part of each relative path, such as "val" for labels/Valid_Set.json; "" if none is.
 
-    Digits, COMPANIONS and words that all names of splits have in common are ignored, as in a_train and a_test.
+    Digits, COMPANIONS and words that different splits have in common are ignored, as in a_train and a_test.
     """
-    texts = {part: re.sub(f"({COMPANIONS})+(?![a-z])", " ", part.lower()) for path in paths for part in path.parts}
-    words = {part: set(re.findall(r"[^\W\d_]+", text)) for part, text in texts.items()}
+    words = {part: {*spell(Path(part)).split()} for path in paths for part in path.parts}
     known = {word: split for split, names in SPLITS.items() for word in names}
-    named = [found for found in words.values() if not found.isdisjoint(known)]
-    shared = set.intersection(*named) - known.keys() if len(named) > 1 else set()
-    splits = {part: known.get(" ".join(found - shared), "") for part, found in words.items()}
-    return {path: next(filter(None, map(splits.get, path.parts)), "") for path in paths}
+    beside: defaultdict[str, set[str]] = defaultdict(set)
+    for found in words.values():
+        for word in found - known.keys():
+            beside[word].update(known[other] for other in found & known.keys())
+    shared = {word for word, splits in beside.items() if len(splits) > 1}
+    named = {part: known.get(" ".join(found - shared), "") for part, found in words.items()}
+    return {path: next(filter(None, map(named.get, path.parts)), "") for path in paths}
+
+
+def refuse_unclear(folder: Path, splits: dict[Path, str]) -> None:
+    """Refuse folders that may be a split or not, such as test_final/ beside train/, given what `find_splits` found.
+
+    Raises:
+        OSError: There is such a folder.
+    """
+    words = "|".join(word for names in SPLITS.values() for word in names)
+    unclear = [path for path, split in splits.items() if not split and re.search(rf"\b({words})\b", spell(path))]
+    if any(splits.values()):
+        hint = "rename it to train, val or test, or move it away"
+        refuse(folder, [f"{path}/ may be a split: {hint}" for path in unclear])
 
 
 def split_samples(
@@ -127,6 +151,22 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
     return pictures
 
 
+def check_depth(files: Sequence[Path]) -> None:
+    """Refuse 16-bit pictures that use 12 bits or fewer, as they would be nearly black; the first 20 are looked at.
+
+    Raises:
+        OSError: No value of these pictures is above 4095.
+    """
+    largest = 0
+    for file in files[:20]:
+        with Image.open(file, formats=FORMATS) as picture:
+            if picture.mode.startswith("I"):
+                largest = max(largest, int(np.asarray(picture).max()))
+    if 0 < largest < 4096:
+        problem = f"16-bit pictures have no value above {largest}, so they would be nearly black"
+        raise OSError(f"{files[0].parent}: {problem}: convert them to 8 bits")
+
+
 def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture | str:
     """Measure a picture and decide how to read it, or return why it cannot be used.
 
@@ -177,12 +217,11 @@ def read_picture(picture: Picture) -> Tensor:
 
 def convert_to_rgb(picture: Image.Image) -> Image.Image:
     """Convert a picture of any mode; raise ValueError if its range of values is unknown."""
-    if picture.mode.startswith(("I", "F")):  # the largest value tells whether 16, 12 or 8 bits are used
+    if picture.mode.startswith(("I", "F")):  # 16 bits, which Pillow would clip to 8 instead of scaling
         values = np.asarray(picture)
-        limit = next((limit for limit in (255, 4095, 65535) if 0 <= values.min() <= values.max() <= limit), 0)
-        if picture.mode == "F" or not limit:
+        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise ValueError("its pixels are not integers from 0 to 65535")
-        picture = Image.fromarray((values.astype(np.int64) * 255 // limit).astype(np.uint8))
+        picture = Image.fromarray((values // 257).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)

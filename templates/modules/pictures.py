@@ -77,6 +77,22 @@ def is_readable(file: Path) -> bool:
     return True
 
 
+def check_depth(files: Sequence[Path]) -> None:
+    """Refuse 16-bit pictures that use 12 bits or fewer, as they would be nearly black; the first 20 are looked at.
+
+    Raises:
+        OSError: No value of these pictures is above 4095.
+    """
+    largest = 0
+    for file in files[:20]:
+        with open_picture(file) as picture:
+            if picture.mode.startswith("I"):
+                largest = max(largest, int(np.asarray(picture).max()))
+    if 0 < largest < 4096:
+        problem = f"16-bit pictures have no value above {largest}, so they would be nearly black"
+        raise OSError(f"{files[0].parent}: {problem}: convert them to 8 bits")
+
+
 def open_picture(file: Path) -> Image.Image:
     """Open a picture without decoding its pixels.
 
@@ -119,12 +135,11 @@ def read_picture(file: Path, shape: Sequence[int]) -> Tensor:
 
 def convert(picture: Image.Image, mode: str) -> Image.Image:
     """Convert a picture to "L" (8-bit grey) or "RGB"; raise ValueError if its range of values is unknown."""
-    if picture.mode.startswith(("I", "F")):  # the largest value tells whether 16, 12 or 8 bits are used
+    if picture.mode.startswith(("I", "F")):  # 16 bits, which Pillow would clip to 8 instead of scaling
         values = np.asarray(picture)
-        limit = next((limit for limit in (255, 4095, 65535) if 0 <= values.min() <= values.max() <= limit), 0)
-        if picture.mode == "F" or not limit:
+        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise ValueError("its pixels are not integers from 0 to 65535")
-        picture = Image.fromarray((values.astype(np.int64) * 255 // limit).astype(np.uint8))
+        picture = Image.fromarray((values // 257).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture)

@@ -211,12 +211,15 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     return numbers not in ([], *counted) or 2 * repeated >= len(names)
 
 
-def have_names(rows: Mapping[int, list[str]], text: str) -> bool:
-    """Return whether the first fields of all rows are names: all different and quoted, or numbers from 0 or 1 on."""
+def have_names(rows: Mapping[int, list[str]], text: str, separator: str) -> bool:
+    """Return whether the first fields of all rows are names: all different, or numbers from 0 or 1 on.
+
+    As a comma may also be part of a number or text, names before a comma must be in quotes.
+    """
     first, lines = [row[0] for row in rows.values()], list(StringIO(text, newline=""))
-    quoted = all(lines[line - 1].lstrip().startswith('"') for line in rows) and len({*first}) == len(first)
+    quoted = separator == "\t" or all(lines[line - 1].lstrip().startswith('"') for line in rows)
     counted = first in ([str(start + i) for i in range(len(first))] for start in (0, 1))
-    return quoted or (counted and len(first) > 2)
+    return (quoted and len({*first}) == len(first)) or (counted and len(first) > 2)
 
 
 def name_columns(names: list[str]) -> list[str]:
@@ -265,7 +268,7 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     rows, names = (rows, [f"column_{i + 1}" for i in range(len(names))]) if header == "none" else (below, names)
     refuse(file, [] if rows else ["there are no rows below the header"])
     widths = {len(row) for row in rows.values()}
-    if widths == {len(names) + 1} and any(row[-1] for row in rows.values()) and have_names(rows, text):
+    if widths == {len(names) + 1} and any(row[-1] for row in rows.values()) and have_names(rows, text, separator):
         names = ["", *names]  # as R writes them
         notes.append(f"the first fields of the rows of {file.name} are row names, as the header has one field fewer")
     names = names if any(names[max(widths) :]) else names[: max(widths)]

@@ -92,9 +92,9 @@ def rows_of(output: Any) -> list[dict[str, Any]]:
         output = {"output": output}
     elif not isinstance(output, Mapping):
         output = {"output": [str(output)]}
-    columns = [values.tolist() if isinstance(values, Tensor) else values for values in output.values()]
-    number = max((len(values) for values in columns if isinstance(values, list)), default=1)
-    columns = [values if isinstance(values, list) else [values] * number for values in columns]  # of a whole batch
+    columns = [values.tolist() if hasattr(values, "tolist") else values for values in output.values()]
+    number = max((len(values) for values in columns if isinstance(values, list | tuple)), default=1)
+    columns = [values if isinstance(values, list | tuple) else [values] * number for values in columns]
     return [dict(zip(output, values, strict=True)) for values in zip(*columns, strict=True)]
 
 

@@ -53,7 +53,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     def __init__(self) -> None:
         self.kept: tuple[Path, dict[str, Any]] | None = None
-        self.checked: set[str] = set()
+        self.checked = {"state_dict", "optimizer_states"}  # large, and tensors in any case
 
     def read_step(self, path: Path) -> int:
         """Return the number of steps of a checkpoint, which is kept for `load_checkpoint` so that it is read once."""
@@ -64,14 +64,14 @@ class SafeCheckpointIO(TorchCheckpointIO):
             raise OSError(f"{path} is not a checkpoint of this project: it lacks {error}") from error
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        for key in set(checkpoint) - {"state_dict"}:
+        for key in checkpoint.keys() - {"state_dict"}:
             checkpoint[key] = make_plain(checkpoint[key])
             if key not in self.checked and not is_plain(checkpoint[key]):
                 raise OSError(
                     f"{path} is not saved: {key!r} holds objects that cannot be read without running code:"
                     " save numbers, texts, lists, dicts and tensors only"
                 )
-        self.checked = set(checkpoint)  # once, as it takes as long as saving
+            self.checked.add(key)  # once, as this takes as long as saving
         with replacing(Path(path)) as partial, open(partial, "wb") as file:
             torch.save(checkpoint, file)
 

@@ -81,6 +81,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_at = time.monotonic()
+        for optimizer in trainer.optimizers:  # whose `step` may be called without Lightning's hooks
+            optimizer.register_step_post_hook(lambda *_: setattr(self, "pending", False))
         if self.frozen is not None:
             for name, weights in pl_module.named_parameters():
                 weights.requires_grad = name not in self.frozen
@@ -99,8 +101,9 @@ class Checkpoints(Checkpoint):
         self.validated = not trainer.sanity_checking
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.best.exists():  # not before, as layers may be made in setup
-            load_weights(pl_module, self.best)
+        if not trainer.fast_dev_run:
+            load_weights(pl_module, self.best)  # not before, as layers may be made in setup
+            pl_module.to(trainer.strategy.root_device)
 
     @property
     def run(self) -> str:

@@ -86,9 +86,11 @@ class CheckpointCLI(ProjectCLI):
         """Add the options of one command."""
 
     def restore(self) -> None:
-        """Load the weights, after making layers that the model makes in `setup` or `configure_model`."""
-        self.model.trainer, self.trainer.datamodule = self.trainer, self.datamodule
-        if is_overridden("setup", self.model):
+        """Load the weights, after making layers that the model makes only in `setup` or `configure_model`."""
+        missing = self.checkpoint["state_dict"].keys() - self.model.state_dict().keys()
+        if missing and is_overridden("setup", self.model):  # which may ask the data for their number of classes
+            self.model.trainer, self.trainer.datamodule = self.trainer, self.datamodule
+            self.datamodule.trainer = self.trainer
             self.datamodule.prepare_data()
             self.datamodule.setup("test")
             self.model.setup("test")

@@ -21,13 +21,13 @@ from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch.loops.fetchers import _DataFetcher, _profile_nothing
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook
 from torch.utils.data import DataLoader, IterableDataset
 
 from training.engine.checkpoints import Checkpoints
-from training.engine.interrupts import Interrupts, warn
+from training.engine.interrupts import Interrupts
 from training.engine.processes import Rhythm, agree, evaluating_each_sample_once, gather
 from training.engine.reports import print_epoch
+from training.engine.resumed_epoch import say_what_is_inexact, start_epoch_again
 
 
 class EpochLoop(_TrainingEpochLoop):
@@ -65,14 +65,8 @@ class EpochLoop(_TrainingEpochLoop):
         data_fetcher._start_profiler = self._on_before_fetch
         data_fetcher._stop_profiler = self._on_after_fetch
         if resumed:
-            self.say_what_is_inexact(data_fetcher)
-
-    def say_what_is_inexact(self, data_fetcher: _DataFetcher) -> None:
-        """Warn about state that a resumed run cannot restore."""
-        if any(getattr(loader, "persistent_workers", False) for loader in data_fetcher.combined_loader.flattened):
-            warn("persistent workers keep their own random state, so random transforms are resumed inexactly")
-        if self.batch_progress.current.ready and self.checkpoints.averages:
-            warn("training metrics that are collected over the epoch cover only the steps after the checkpoint")
+            loaders = data_fetcher.combined_loader.flattened
+            say_what_is_inexact(loaders, bool(self.batch_progress.current.ready and self.checkpoints.averages))
 
     def seed_reading(self) -> None:
         """Make the order of the training data depend only on the seed and the epoch."""
@@ -108,7 +102,7 @@ class EpochLoop(_TrainingEpochLoop):
     def end_step(self) -> None:
         """Save checkpoints or end the run after a complete step, where necessary; raise an error for a NaN loss."""
         self.watch_loss()
-        complete, half_done = self._num_ready_batches_reached(), self.checkpoints.pending
+        complete, half_done = self._num_ready_batches_reached(), self.checkpoints.pending or self._should_accumulate()
         interrupted = due = False
         if self.rhythm.is_due(self.trainer, half_done) or complete or self.done or self.checkpoints.validated:
             interrupted, due, failed = agree(
@@ -117,7 +111,7 @@ class EpochLoop(_TrainingEpochLoop):
             if failed:
                 raise FloatingPointError(next(filter(None, gather(self.trainer, self.wrong_loss))))
             self.rhythm.restart(self.trainer)
-        if complete or half_done:
+        if complete or (half_done and not self.done):
             return  # FitLoop saves a complete epoch; within accumulation, a checkpoint would lack the gradients
         if self.checkpoints.validated:
             self.checkpoints.keep_best(self.trainer)
@@ -170,9 +164,8 @@ class FitLoop(_FitLoop):
 
     def on_advance_start(self) -> None:
         super().on_advance_start()
-        if self.restarted_mid_epoch:  # the rest of the epoch needs what these hooks prepare
-            _call_callback_hooks(self.trainer, "on_train_epoch_start")
-            _call_lightning_module_hook(self.trainer, "on_train_epoch_start")
+        if self.restarted_mid_epoch:
+            start_epoch_again(self.trainer)
 
     def on_advance_end(self) -> None:
         super().on_advance_end()

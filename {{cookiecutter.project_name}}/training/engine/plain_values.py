@@ -1,5 +1,6 @@
 """Values that a checkpoint can hold and that can be read without running code."""
 
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -20,16 +21,17 @@ def as_list(value: Any) -> list[Any]:
 def make_plain(value: Any) -> Any:
     """Convert paths, NumPy values and subclasses of numbers and text, nested ones too, to plain values."""
     if isinstance(value, Mapping):
-        return {key: make_plain(each) for key, each in value.items()}
+        plain = {key: make_plain(each) for key, each in value.items()}
+        return type(value)(plain) if type(value) in (OrderedDict, Counter) else plain
     if type(value) in (list, tuple, set):
         return type(value)(make_plain(each) for each in value)
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, Path):
         return str(value)
-    for plain in (bool, int, float):
-        if isinstance(value, plain):
-            return plain(value)
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
     return str.__str__(value) if isinstance(value, str) else value  # str() would give the name of an enum's member
 
 
@@ -49,7 +51,7 @@ def is_plain(value: Any) -> bool:
     try:
         torch.save(value, file)
         file.seek(0)
-        torch.load(file, weights_only=True)
+        torch.load(file, map_location="meta", weights_only=True)  # without copies of tensors
     except Exception:  # whatever the pickling of an arbitrary object raises
         return False
     return True

@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
+from lightning.pytorch.utilities.parsing import lightning_getattr
 
 from training.engine.files import replacing
 from training.engine.run_folder import describe_run
@@ -34,11 +35,13 @@ class RunRecord(Callback):
     def take_found_values(self, trainer: Trainer) -> None:
         """Record the batch size and the learning rate that Lightning's finders have found, and use that rate."""
         for finder in trainer.callbacks:
-            if isinstance(finder, BatchSizeFinder) and finder.optimal_batch_size:
-                print(f"batch size found: {finder.optimal_batch_size}", flush=True)
-                for section in ("model", "data"):
-                    if "batch_size" in self.cli.config.get(section, {}):
-                        self.cli.config[section].batch_size = finder.optimal_batch_size
+            if isinstance(finder, BatchSizeFinder):
+                name = finder._batch_arg_name
+                size = lightning_getattr(trainer.lightning_module, name)
+                for options in (self.cli.config.get("model", {}), self.cli.config.get("data", {})):
+                    if options.get(name, size) != size:
+                        print(f"batch size found: {size}", flush=True)
+                        options[name] = size
             if isinstance(finder, LearningRateFinder) and finder.optimal_lr:
                 trainer.strategy.setup_optimizers(trainer)
                 print(f"learning rate found: {(rate := finder.optimal_lr.suggestion()):.3g}", flush=True)
