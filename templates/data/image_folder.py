@@ -25,15 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Compose, Identity, RandomCrop, RandomHorizontalFlip, Transform
 
-from data.pictures import (
-    check_depth,
-    find_pictures,
-    is_junk,
-    leave_out_unreadable,
-    list_pictures,
-    open_picture,
-    read_picture,
-)
+from data.pictures import find_pictures, is_junk, leave_out_unreadable, list_pictures, open_picture, read_picture
 from data.splits import AtLeastTwo, check_fold, make_splits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,6 +161,22 @@ def list_samples(folder: Path) -> tuple[dict[str, list[Sample]], list[str]]:
         if len(classes) == 1 and not classes & known:
             left_out.append(f"{len(splits.pop(split))} {split} pictures, as {classes.pop()}/ has no training pictures")
     return {split: part for split, part in splits.items() if part}, left_out + list_others(folder, places)
+
+
+def check_depth(files: Sequence[Path]) -> None:
+    """Refuse 16-bit pictures that use 12 bits or fewer, as they would be nearly black; the first 20 are looked at.
+
+    Raises:
+        OSError: No value of these pictures is above 4095.
+    """
+    largest = 0
+    for file in files[:20]:
+        with open_picture(file) as picture:
+            if picture.mode.startswith("I"):
+                largest = max(largest, int(np.asarray(picture).max()))
+    if 0 < largest < 4096:
+        problem = f"16-bit pictures have no value above {largest}, so they would be nearly black"
+        raise OSError(f"{files[0].parent}: {problem}: convert them to 8 bits")
 
 
 def check_folders(folder: Path, places: dict[Place, tuple[str, str]], layout: str) -> None:

@@ -77,22 +77,6 @@ def is_readable(file: Path) -> bool:
     return True
 
 
-def check_depth(files: Sequence[Path]) -> None:
-    """Refuse 16-bit pictures that use 12 bits or fewer, as they would be nearly black; the first 20 are looked at.
-
-    Raises:
-        OSError: No value of these pictures is above 4095.
-    """
-    largest = 0
-    for file in files[:20]:
-        with open_picture(file) as picture:
-            if picture.mode.startswith("I"):
-                largest = max(largest, int(np.asarray(picture).max()))
-    if 0 < largest < 4096:
-        problem = f"16-bit pictures have no value above {largest}, so they would be nearly black"
-        raise OSError(f"{files[0].parent}: {problem}: convert them to 8 bits")
-
-
 def open_picture(file: Path) -> Image.Image:
     """Open a picture without decoding its pixels.
 

@@ -22,7 +22,8 @@ def make_plain(value: Any) -> Any:
     """Convert paths, NumPy values and subclasses of numbers and text, nested ones too, to plain values."""
     if isinstance(value, Mapping):
         plain = {key: make_plain(each) for key, each in value.items()}
-        return type(value)(plain) if type(value) in (OrderedDict, Counter) else plain
+        kind: Any = type(value)
+        return kind(plain) if kind in (OrderedDict, Counter) else plain
     if type(value) in (list, tuple, set):
         return type(value)(make_plain(each) for each in value)
     if isinstance(value, np.generic | np.ndarray):

@@ -38,6 +38,7 @@ from training.engine.run_folder import (
     time_now,
 )
 from training.engine.run_record import RunRecord
+from training.engine.trainer_options import check_options
 
 LENGTH = ["trainer.max_epochs", "trainer.max_steps", "trainer.max_time"]
 # Settings that may differ from those of the run that is resumed.
@@ -98,22 +99,7 @@ class RunCLI(ProjectCLI):
         self.allow_changed_data = self.config.pop("allow_changed_data")
         self.changed = self.find_changes() if self.resumed else []
         config = self.config.trainer
-        for each in as_list(config.callbacks):
-            for name, value in vars(each.get("init_args", Namespace())).items():
-                each.init_args[name] = make_plain(value)  # jsonargparse cannot write a StrEnum
-        if config.precision in ("16-true", "bf16-true"):
-            mixed = config.precision.replace("true", "mixed")
-            self.parser.error(f"trainer.precision {config.precision} computes metrics in 16 bits; use {mixed}")
-        if config.enable_checkpointing is False:
-            self.parser.error("trainer.enable_checkpointing must be true, as a run saves checkpoints: remove it")
-        if config.max_epochs == 0 or config.barebones:
-            self.parser.error("trainer.max_epochs 0 trains no model, and trainer.barebones saves none: remove them")
-        if config.default_root_dir:
-            self.parser.error("trainer.default_root_dir must be null, as a run writes to logs/: remove it")
-        if any(word in str(config.strategy) for word in ("spawn", "fork", "notebook")):
-            self.parser.error(f"trainer.strategy {config.strategy} is not supported: use ddp")
-        if config.fast_dev_run:
-            config.logger = None
+        check_options(config, self.parser)
         follow_launcher(config, self.parser)
         if not (self.resumed or self.config.trainer.fast_dev_run) and is_first_process():
             self.run_dir = make_folder(self.run_dir)
