@@ -437,7 +437,7 @@ def test_averages_that_a_resumed_epoch_cannot_have_are_said(paste: Paste) -> Non
     project = paste(model)
     project.run(TRAIN, status=9, DIE_AT_BATCH="15")
     (warning,) = project.run(TRAIN, "--resume").stderr.splitlines()
-    assert warning.startswith("warning: ") and "training_step" in warning and "checkpoint" in warning
+    assert warning.startswith("warning: ") and "over the epoch" in warning and "checkpoint" in warning
     project.run(TRAIN, status=9, DIE_AT_EPOCH="1")
     assert project.run(TRAIN, "--resume").stderr == ""
 

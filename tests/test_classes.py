@@ -53,7 +53,7 @@ def make_options(variant: str) -> tuple[dict[str, Any], list[Any]]:
         return {"tokenizer": tokenizer.to_str()}, [random.integers(1, 30, (60, 8)).tolist()]
     if variant == "tabular":
         options = {"task": "multiclass", "target": "kind", "target_scale": [0, 1], "numbers": {"x": [0, 1]}}
-        options |= {"gaps": [], "categories": {"y": ["red", "blue"]}, "forms": {}}
+        options |= {"gaps": [], "bins": [], "categories": {"y": ["red", "blue"]}, "forms": {}}
         return options, [random.normal(size=(60, 1)).tolist(), random.integers(0, 3, (60, 1)).tolist()]
     if variant == "segmentation":
         return {}, [random.random((60, 3, 16, 16)).tolist()]
