@@ -195,6 +195,22 @@ class Count(Callback):
         self.batches = state_dict["batches"]
 
 
+class Epochs(Callback):
+    """Counts the epochs that have begun."""
+
+    def __init__(self):
+        self.epochs = 0
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.epochs += 1
+
+    def state_dict(self):
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict):
+        self.epochs = state_dict["epochs"]
+
+
 class Hold(Callback):
     """Waits before the fifth batch until a file is there."""
 
@@ -850,6 +866,21 @@ def test_layers_that_are_made_late_are_tested_evaluated_and_exported(paste: Past
     assert all(torch.equal(best[name], weights[name]) for name in weights)
 
 
+def test_complete_model_is_exported_without_the_data(paste: Paste) -> None:
+    model = """
+        def setup(self, stage):
+            self.stage = stage
+    """
+    data = """
+        def setup(self, stage):
+            assert self.trainer.training or self.trainer.testing
+            super().setup(stage)
+    """
+    project = paste(model, data)
+    assert_trained(project)
+    project.run(EXPORT)
+
+
 def test_server_keeps_layers_that_setup_makes(bake: Bake, tmp_path: Path) -> None:
     project = Project(tmp_path / "my_project", tmp_path / "elsewhere")
     shutil.copytree(bake(serving="fastapi").path, project.path)
@@ -934,6 +965,12 @@ def test_what_is_set_at_the_start_of_an_epoch_survives_a_kill(paste: Paste, kind
 
 
 @pytest.mark.slow
+def test_callback_that_counts_epochs_counts_a_resumed_one_once(paste: Paste) -> None:
+    run = assert_exact(paste(), "--trainer.callbacks+=training.my_callbacks.Epochs")
+    assert checkpoint(run)["callbacks"]["Epochs"] == {"epochs": 2}
+
+
+@pytest.mark.slow
 def test_schedule_of_accumulation_survives_a_kill(paste: Paste) -> None:
     project = paste()
     file = project.path / "configs" / "config.yaml"
@@ -958,6 +995,23 @@ def test_gradients_that_are_accumulated_by_hand_survive_a_kill(paste: Paste) -> 
                 self.optimizers().zero_grad()
     """
     assert_exact(paste(model), batch=5, done=2)
+
+
+@pytest.mark.slow
+def test_optimizer_without_hooks_of_lightning_survives_a_kill(paste: Paste) -> None:
+    model = """
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+    """
+    run = assert_exact(paste(model), batch=5, done=0)
+    assert checkpoint(run)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == 2 * STEPS
 
 
 @pytest.mark.slow

@@ -781,10 +781,11 @@ def test_boxes_outside_of_pictures_are_refused_unless_a_flag_drops_them(
     assert boxes[str(tmp_path / "images" / "4.png")][1] == ([[9, 2, 12, 8]] if box[0] == 9 else [])
 
 
-def test_boxes_that_are_fractions_are_refused(detection: Reader, tmp_path: Path) -> None:
+@pytest.mark.parametrize("box", [[0.1, 0.2, 0.5, 0.5], [0.8, 0.5, 0.4, 0.3]], ids=["corner", "centre"])
+def test_boxes_that_are_fractions_are_refused(detection: Reader, tmp_path: Path, box: list[float]) -> None:
     content, file = change(tmp_path)
-    for box in content["annotations"]:
-        box["bbox"] = [0.1, 0.2, 0.5, 0.5]
+    for entry in content["annotations"]:
+        entry["bbox"] = box
     write(file, content)
     assert "fractions" in detection.refuses(tmp_path)
 
@@ -863,14 +864,6 @@ def test_numbers_may_be_texts(detection: Reader, tmp_path: Path) -> None:
     (_, _, boxes), said = detection(tmp_path)
     assert sum(len(entry[1]) for entry in boxes.values()) == 20
     assert "a (10), b (10)" in said
-
-
-def test_fractions_from_the_centre_of_boxes_are_refused(detection: Reader, tmp_path: Path) -> None:
-    content, file = change(tmp_path)
-    for box in content["annotations"]:
-        box["bbox"] = [0.8, 0.5, 0.4, 0.3]
-    write(file, content)
-    assert "fractions" in detection.refuses(tmp_path)
 
 
 @pytest.mark.parametrize("prefix", ["/content/drive/data/", "C:\\data\\"])
@@ -1036,6 +1029,26 @@ def test_16_bit_pictures_that_would_be_black_are_refused(image_folder: Reader, t
         values = np.random.default_rng(i).integers(0, 2**bits, (10, 12)).astype(np.uint16)
         Image.fromarray(values).save(tmp_path / name / f"{i}.png")
     assert "16-bit" in image_folder.refuses(tmp_path)
+
+
+def write_dark(file: Path) -> None:
+    """Write a 16-bit picture that uses 12 bits."""
+    Image.fromarray(np.full((10, 12), 4000, np.uint16)).save(file)
+
+
+def test_16_bit_pictures_with_boxes_that_would_be_black_are_refused(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    write(file, content)
+    for entry in content["images"]:
+        write_dark(tmp_path / "images" / entry["file_name"])
+    assert "16-bit" in detection.refuses(tmp_path)
+
+
+def test_16_bit_pictures_with_masks_that_would_be_black_are_refused(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks")
+    for file in (tmp_path / "images").iterdir():
+        write_dark(file)
+    assert "16-bit" in segmentation.refuses(tmp_path)
 
 
 def test_splits_may_share_some_words_of_their_names(segmentation: Reader, tmp_path: Path) -> None:

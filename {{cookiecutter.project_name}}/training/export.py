@@ -4,7 +4,6 @@ import sys
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
-from math import inf
 from pathlib import Path
 from pickle import PicklingError
 from typing import Any, Literal
@@ -35,7 +34,7 @@ FORMATS = {  # the suffix of a file, and how it is used
 
 
 class ExportCLI(CheckpointCLI):
-    description = "Write a checkpoint in another format, and check that it gives the same outputs."
+    description = "Write a checkpoint in another format, and check that the file gives the same results."
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
         help_ = "weights: state_dict; model: whole module by torch.save; onnx: ONNX file; pt2: torch.export program."
@@ -71,8 +70,10 @@ def main(args: list[str] | None = None) -> None:
         unchecked.replace(output)
     finally:
         unchecked.unlink(missing_ok=True)
-    what = "weights" if form == "weights" else "outputs"
-    print(f"{output}\nchecked: the {what} of the file differ from the checkpoint's by at most {difference:.1e}")
+    checked = f"the outputs of the file differ from the checkpoint's by at most {difference:.1e}"
+    if form == "weights":
+        checked = "the file holds the weights of the checkpoint"
+    print(f"{output}\nchecked: {checked}")
     print(describe_use(form, output.resolve(), example))
 
 
@@ -91,16 +92,19 @@ def find_example(cli: ExportCLI) -> tuple[Any, ...]:
 
 @torch.no_grad()
 def export(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) -> float:
-    """Write a module, read the file as its user would, and return the largest difference of weights or outputs.
+    """Write a module, read the file as its user would, and return the largest difference of outputs.
 
     Raises:
-        OSError: The module does not take the example, or the format cannot hold the module.
+        OSError: The module does not take the example, the format cannot hold the module, or the weights in the
+            file are not those that were written.
     """
     if form == "weights":
         torch.save(module.state_dict(), file)
         saved = torch.load(file, weights_only=True)
         pairs = [(saved[name], each) for name, each in module.state_dict().items() if isinstance(each, Tensor)]
-        return 0.0 if all(torch.allclose(*pair, rtol=0, atol=0, equal_nan=True) for pair in pairs) else inf
+        if not all(torch.allclose(*pair, rtol=0, atol=0, equal_nan=True) for pair in pairs):
+            raise OSError(f"{file} does not hold the weights that were written to it: check the disk")
+        return 0.0
     try:
         torch.manual_seed(0)  # for modules that draw random numbers
         expected = module(*example)
