@@ -20,7 +20,7 @@ import forked
 import pytest
 import torch
 import yaml
-from faults.kills import compare
+from faults.kills import compare, slurm_job
 from filelock import FileLock
 
 from conftest import Bake, Project
@@ -123,10 +123,12 @@ class Sweeper:
         done = self.project.run("training/sweep.py", "--name", "study", *flags, status=status)
         return done.stdout + done.stderr
 
-    def start(self, *flags: str) -> ForkServerProcess:
-        """Starts the command and returns its process."""
+    def start(self, *flags: str, **variables: str) -> ForkServerProcess:
+        """Starts the command, with variables of its environment, and returns its process."""
         self.output.mkdir(exist_ok=True)
-        script, rest, folder, environment = self.project._prepare(("training/sweep.py", "--name", "study", *flags), {})
+        script, rest, folder, environment = self.project._prepare(
+            ("training/sweep.py", "--name", "study", *flags), variables
+        )
         process = forked.CONTEXT.Process(target=forked._execute, args=(script, rest, folder, environment, self.output))
         process.start()
         return process
@@ -477,6 +479,22 @@ def test_signal_stops_sweep_and_trial(sweeper: Sweeper, number: int, status: int
     sweeper.go()
     sweeper.run("--seeds", "2")
     assert sweeper.starts() == ["0000 resumed", "0000 started", "0001 started"]
+
+
+def test_slurm_requeues_the_job_of_a_sweep_once(sweeper: Sweeper, tmp_path: Path) -> None:
+    sweeper.tell(_0000=["wait"], _0001=["wait"])
+    variables, called = slurm_job(tmp_path)
+    process = sweeper.start("--seeds", "3", "--jobs", "2", **variables)
+    sweeper.waiting(0)
+    sweeper.waiting(1)
+    assert process.pid
+    os.kill(process.pid, signal.SIGUSR1)
+    process.join()
+    assert process.exitcode == 128 + signal.SIGUSR1
+    assert called.read_text(encoding="utf-8") == "requeue 4711\n"
+    sweeper.go()
+    sweeper.run("--seeds", "3", "--jobs", "2")
+    assert sweeper.starts() == ["0000 resumed", "0000 started", "0001 resumed", "0001 started", "0002 started"]
 
 
 def test_running_trials_are_listed_as_running(sweeper: Sweeper) -> None:

@@ -148,6 +148,25 @@ class Runner:
         return early and self.status != 0
 
 
+def slurm_job(folder: Path) -> tuple[dict[str, str], Path]:
+    """Variables of a SLURM job, and the file in which its `scontrol` writes what it was called with."""
+    called, scontrol = folder / "called", folder / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {called}\n', encoding="utf-8")
+    scontrol.chmod(0o755)
+    variables = {
+        "PATH": f"{scontrol.parent}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NTASKS": "1",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_PROCID": "0",
+        "SLURM_NODELIST": "localhost",
+    }
+    return variables, called
+
+
 def runs(project: Path) -> list[Path]:
     return sorted(file.parent for file in (project / "logs").glob("*/run.json"))
 

@@ -11,7 +11,7 @@ import yaml
 
 from conftest import Bake, by_variant
 from data_files import WRITERS
-from faults.kills import Report, Runner, compare, describe, runs, survive
+from faults.kills import Report, Runner, compare, describe, runs, slurm_job, survive
 
 pytestmark = pytest.mark.slow
 QUICK = ["--trainer.max_epochs=3", "--trainer.log_every_n_steps=1", "--checkpoint_minutes=0.0005"]
@@ -94,21 +94,8 @@ def test_slurm_requeues_the_job_and_it_goes_on(runner: Callable[..., Runner], tm
     """The scheduler's signal comes before the time is up; it starts the job once more with the same command."""
     project = runner("--trainer.max_epochs=6")
     reference = uninterrupted(project)
-    called = tmp_path / "called"
-    scontrol = tmp_path / "bin" / "scontrol"
-    scontrol.parent.mkdir()
-    scontrol.write_text(f'#!/bin/sh\necho "$@" > {called}\n', encoding="utf-8")
-    scontrol.chmod(0o755)
-    project.environment |= {
-        "PATH": f"{scontrol.parent}:{project.environment['PATH']}",
-        "SLURM_JOB_ID": "4711",
-        "SLURM_JOB_NAME": "train",
-        "SLURM_NTASKS": "1",
-        "SLURM_LOCALID": "0",
-        "SLURM_NODEID": "0",
-        "SLURM_PROCID": "0",
-        "SLURM_NODELIST": "localhost",
-    }
+    variables, called = slurm_job(tmp_path)
+    project.environment |= variables
     process = project.start(*project.flags)
     project.until_fitting(process, resumed=False)
     folder = runs(project.project)[-1]

@@ -19,7 +19,7 @@ from optuna.pruners import MedianPruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from training.engine.command_line import flag_value, refuse
-from training.engine.interrupts import run_command
+from training.engine.interrupts import interrupt_signals, requeue_after, run_command
 from training.engine.run_folder import NAME
 from training.sweeps.plan import FOLD, make_plan
 from training.sweeps.results import list_runs, show_out_of_fold, show_results
@@ -88,7 +88,7 @@ def main(args: list[str] | None = None) -> None:
             print(plan.command(trials[-1].params))
         return
     sweep = Sweep(plan, options.storage, MedianPruner() if options.pruner == "median" else NopPruner())
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in interrupt_signals():
         signal.signal(number, lambda number, frame: sweep.signals.append(number))
     name = [] if flag_value("--name", given) else ["--name", options.name]
     again = shlex.join(["python", "training/sweep.py", *name, *given])
@@ -96,6 +96,7 @@ def main(args: list[str] | None = None) -> None:
     sweep.train(options.jobs)
     if sweep.signals:
         print(f"interrupted by {signal.Signals(sweep.signals[0]).name}; resume with: {again}", file=sys.stderr)
+        requeue_after(sweep.signals[0])
         sys.exit(128 + sweep.signals[0])
     conclude(sweep, again)
 

@@ -56,8 +56,7 @@ class Interrupts:
 
     def listen(self) -> None:
         """Install the signal handlers, replacing those of Lightning."""
-        on_slurm = SLURMEnvironment.detect()
-        for number in [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if on_slurm else [])]:
+        for number in interrupt_signals():
             signal.signal(number, self._receive)
 
     def start_worker(self, then: Callable[[int], Any] | None, worker: int) -> None:
@@ -82,9 +81,19 @@ class Interrupts:
         name = signal.Signals(number).name
         if is_first_process():
             print(f"interrupted by {name}; resume with: python training/train.py --resume {run}", file=sys.stderr)
-        if is_first_process() and number not in (signal.SIGINT, signal.SIGTERM):
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+            requeue_after(number)
         sys.exit(128 + number)
+
+
+def interrupt_signals() -> list[signal.Signals]:
+    """Return the signals that interrupt a run; under SLURM, SIGUSR1 announces the end of the job's time."""
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if SLURMEnvironment.detect() else [])]
+
+
+def requeue_after(number: int) -> None:
+    """Requeue the SLURM job, if the signal announced the end of its time."""
+    if number not in (signal.SIGINT, signal.SIGTERM):
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
 
 
 def end_workers() -> None:

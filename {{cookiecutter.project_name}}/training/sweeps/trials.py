@@ -5,6 +5,7 @@ is resumed.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -148,7 +149,8 @@ class Sweep:
                 process.terminate()
             if job.signals < len(self.signals):
                 job.signals = len(self.signals)
-                process.send_signal(self.signals[-1])
+                # SLURM's signal would make each trial requeue the job, which this process does once.
+                process.send_signal(signal.SIGINT if self.signals[-1] == signal.SIGINT else signal.SIGTERM)
             return False
         locked, about = is_locked(job.run / ".lock"), read_json(job.run / "run.json")
         if about.get("state") == "finished" and not locked:
