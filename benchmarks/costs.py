@@ -36,11 +36,11 @@ def seconds(work: Callable[[], Any], times: int) -> float:
 
 
 def metrics_rows(folder: Path, times: int) -> Iterator[Row]:
-    from training.engine.metrics_file import ALL_STEPS, MetricsFile
+    from training.engine.metrics_file import MetricsFile
 
     for count in (1_000, 1_000_000):
         file = folder / f"{count}.csv"
-        log = MetricsFile(file, ALL_STEPS)
+        log = MetricsFile(file, count)
         log.log_metrics({"train/lr": 0.001234, "train/loss": 0.123456}, 0)
         with open(file, "a", encoding="utf-8") as text:
             text.writelines(f"{step},0.001234,0.123456\n" for step in range(1, count))

@@ -1600,6 +1600,257 @@ def test_prediction_of_a_whole_batch_is_printed_with_each_sample(paste: Paste) -
     assert [(row["name"], row["batch"]) for row in rows] == [("abcd"[i % 4], i // 4) for i in range(22)]
 
 
+@pytest.mark.slow
+def test_text_for_an_argument_that_takes_functions_is_recorded(paste: Paste) -> None:
+    model = """
+        def __init__(self, activation: Callable | str = "relu"):
+            super().__init__()
+            self.activation = getattr(nn.functional, activation)
+
+        def forward(self, x):
+            return self.activation(self.layers(x))
+    """
+    project = paste(model)
+    file = project.path / "models" / "my_model.py"
+    file.write_text("from collections.abc import Callable\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
+    run = assert_exact(project, "--model.activation=gelu")
+    assert settings(run)["model"] == {"activation": "gelu"}
+    assert_evaluated_alike(project)
+
+
+@pytest.mark.slow
+def test_arguments_that_are_dataclasses_are_resumed(paste: Paste) -> None:
+    model = """
+        def __init__(self, size: Size | None = None, sizes: dict[str, Size] | None = None):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(8, size.width), nn.ReLU(), nn.Linear(size.width, 2))
+    """
+    project = paste(model)
+    file = project.path / "models" / "my_model.py"
+    code = "from dataclasses import dataclass\n\n@dataclass\nclass Size:\n    width: int = 3\n\n"
+    file.write_text(code + file.read_text(encoding="utf-8"), encoding="utf-8")
+    assert_exact(project, "--model.size={width: 5}", "--model.sizes={a: {width: 2}}")
+
+
+@pytest.mark.slow
+def test_weights_averaged_at_the_end_are_the_ones_that_are_tested(paste: Paste) -> None:
+    model = """
+        def on_test_start(self):
+            mean = self.trainer.callbacks[1]._average_model.state_dict()
+            print("averaged", all(torch.equal(mean[name], each) for name, each in self.state_dict().items()))
+    """
+    project = paste(model)
+    averaging = "--trainer.callbacks+={class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.05}}"
+    done = project.run(TRAIN, averaging, "--trainer.max_epochs=5")
+    assert "averaged True" in done.stdout
+    file = project.path / "models" / "my_model.py"
+    file.write_text(file.read_text(encoding="utf-8").replace("on_test_start", "unused"), encoding="utf-8")
+    assert_evaluated_alike(project)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["learning_rate", "rate"])
+def test_rate_of_any_name_that_the_finder_finds_is_recorded(paste: Paste, name: str) -> None:
+    model = f"""
+        def __init__(self, {name}: float = 0.01):
+            super().__init__()
+            self.save_hyperparameters()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=self.hparams.{name})
+    """
+    finder = f"{{class_path: LearningRateFinder, init_args: {{num_training_steps: 20, attr_name: {name}}}}}"
+    done = (project := paste(model)).run(TRAIN, f"--trainer.callbacks+={finder}")
+    found = re.search(r"learning rate found: (\S+)", done.stdout)
+    assert found
+    recorded = settings(project.runs()[-1])["model"][name]
+    assert f"{recorded:.3g}" == found[1] != "0.01"
+
+
+def test_callbacks_of_the_config_are_called_in_every_command(paste: Paste) -> None:
+    project = paste()
+    file = project.path / "training" / "my_callbacks.py"
+    more = """
+
+class Rating(Callback):
+    def on_test_epoch_end(self, trainer, pl_module):
+        pl_module.log("test/rated", 0.25)
+
+    def on_predict_end(self, trainer, pl_module):
+        Path("predicted").touch()
+"""
+    file.write_text(file.read_text(encoding="utf-8") + more, encoding="utf-8")
+    project.run(TRAIN, "--trainer.callbacks+=training.my_callbacks.Rating")
+    assert metrics_of_test(project.runs()[-1])["test/rated"] == 0.25
+    assert_evaluated_alike(project)
+    project.run(PREDICT)
+    assert (project.elsewhere / "predicted").exists()
+
+
+def test_method_of_the_data_is_no_value_for_an_argument_of_its_name(paste: Paste) -> None:
+    model = """
+        def __init__(self, normalize: bool = False):
+            super().__init__()
+            assert normalize is True
+    """
+    data = """
+        def normalize(self, x):
+            return x
+    """
+    assert_trained(paste(model, data), "--model.normalize=true")
+
+
+def test_number_of_classes_may_be_a_property_that_setup_makes_known(paste: Paste) -> None:
+    model = """
+        def __init__(self, num_classes: int = 7):
+            super().__init__()
+            self.layers = nn.Linear(8, num_classes)
+    """
+    data = """
+        @property
+        def num_classes(self):
+            return len(self.classes)
+
+        def setup(self, stage):
+            super().setup(stage)
+            self.classes = ["no", "yes"]
+    """
+    project = paste(model, data)
+    run = assert_trained(project)
+    assert checkpoint(run)["state_dict"]["layers.bias"].shape == (2,)
+    assert_evaluated_alike(project)
+    assert len(json.loads(project.run(PREDICT, "--format=json").stdout)) == 22
+
+
+LOGGED = {
+    "validation steps": """
+        def validation_step(self, batch, batch_idx):
+            x, y = batch
+            self.log("val/loss", cross_entropy(self(x), y), on_step=True, on_epoch=True)
+    """,
+    "other steps": """
+        def training_step(self, batch, batch_idx):
+            self.loggers[0].log_metrics({"twice": float(batch_idx)}, step=2 * self.global_step)
+            return super().training_step(batch, batch_idx)
+    """,
+    "no steps": """
+        def on_train_epoch_end(self):
+            self.loggers[0].log_metrics({"value": 1.0})
+    """,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(LOGGED))
+def test_rows_of_any_axis_are_resumed_without_a_gap(paste: Paste, kind: str) -> None:
+    assert_exact(paste(LOGGED[kind]), "--trainer.val_check_interval=5", batch=17)
+
+
+def test_best_checkpoint_has_the_names_of_lightning(paste: Paste) -> None:
+    model = """
+        def on_train_end(self):
+            best = self.trainer.checkpoint_callback
+            print("names", best.best_model_path, float(best.best_model_score), best.last_model_path)
+    """
+    project = paste(model)
+    done = project.run(TRAIN)
+    folder = project.runs()[-1] / "checkpoints"
+    assert re.search(rf"names {folder}/best.ckpt 0\.\d+ {folder}/last.ckpt", done.stdout)
+
+
+def test_logger_may_be_used_in_every_command(paste: Paste) -> None:
+    model = """
+        def test_step(self, batch, batch_idx):
+            super().test_step(batch, batch_idx)
+            self.logger.experiment.add_scalar("seen", batch_idx)
+
+        def predict_step(self, batch, batch_idx):
+            self.logger.experiment.add_text("seen", str(batch_idx))
+            return self(batch[0])
+
+        def on_fit_start(self):
+            print("folder", self.logger.log_dir)
+    """
+    project = paste(model)
+    done = project.run(TRAIN)
+    assert f"folder {project.runs()[-1]}\n" in done.stdout
+    assert_evaluated_alike(project)
+    project.run(PREDICT)
+
+
+def test_model_and_data_may_have_an_argument_of_one_name(paste: Paste) -> None:
+    model = """
+        def __init__(self, batch_size: int = 4):
+            super().__init__()
+            self.save_hyperparameters()
+    """
+    data = """
+        def __init__(self, batch_size: int = 4):
+            super().__init__()
+            self.save_hyperparameters()
+    """
+    run = assert_trained(paste(model, data), "--data.batch_size=8")
+    assert (settings(run)["model"], settings(run)["data"]) == ({"batch_size": 4}, {"batch_size": 8})
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_loader_that_is_missing_is_named(paste: Paste, split: str) -> None:
+    data = f"""
+        def {split}_dataloader(self):
+            return None
+    """
+    project = paste(data=data)
+    assert f"{split}_dataloader" in sentence(project.run(TRAIN, status=1).stderr)
+
+
+def test_no_batch_to_train_on_is_said(paste: Paste) -> None:
+    data = """
+        def train_dataloader(self):
+            return DataLoader(samples(3, 0), batch_size=4, drop_last=True)
+    """
+    assert "drop_last" in paste(data=data).run(TRAIN, status=1).stderr.splitlines()[-1]
+
+
+def test_attribute_inputs_of_the_data_is_left_alone(paste: Paste) -> None:
+    data = """
+        def __init__(self):
+            super().__init__()
+            self.inputs, self.targets = samples(22, 2).tensors
+
+        def test_dataloader(self):
+            return DataLoader(TensorDataset(self.inputs, self.targets), batch_size=4)
+    """
+    project = paste(data=data)
+    assert_trained(project)
+    assert len(json.loads(project.run(PREDICT, "--format=json").stdout)) == 22
+
+
+OUTPUTS = {
+    "tuple": ("(self(x), x[:, 0])", {"output0", "output1"}),
+    "array": ("self(x).cpu().numpy()", {"output"}),
+    "list": ("self(x).argmax(1).tolist()", {"output"}),
+    "objects": ("[{'logits': each} for each in self(x)]", {"output"}),
+}
+
+
+@pytest.mark.parametrize("kind", list(OUTPUTS))
+def test_each_sample_has_its_row_whatever_is_predicted(paste: Paste, kind: str) -> None:
+    code, names = OUTPUTS[kind]
+    model = f"""
+        def predict_step(self, batch, batch_idx, dataloader_idx=0):
+            x = batch[0]
+            return {code}
+    """
+    data = """
+        def predict_dataloader(self):
+            return [DataLoader(samples(number, 2), batch_size=4) for number in (9, 5)]
+    """
+    project = paste(model, data)
+    assert_trained(project)
+    rows = json.loads(project.run(PREDICT, "--format=json").stdout)
+    assert len(rows) == 14 and all(row.keys() == names for row in rows)
+
+
 # NaN
 
 

@@ -188,12 +188,12 @@ def test_code_of_the_person_is_read_in_one_sitting(bake: Bake, variant: str) -> 
     assert shared <= 80
     own = size(project, "data/*.py") - shared + size(project, "models/*.py")
     assert own <= (530 if variant == VARIANTS[0] else 1330)
-    assert size(project, "training/*.py") <= 500
+    assert size(project, "training/*.py") <= 505
 
 
 def test_engine_stays_small(bake: Bake) -> None:
     project = bake()
-    assert size(project, "training/engine/*.py") <= 2140
+    assert size(project, "training/engine/*.py") <= 2220
     for path in (project.path / "training" / "engine").glob("*.py"):
         source = path.read_text(encoding="utf-8")
         assert len(source.splitlines()) <= 200, path

@@ -9,7 +9,6 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lightning.pytorch.cli import LightningArgumentParser
-from torch import Tensor
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
@@ -87,8 +86,12 @@ def average(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def rows_of(output: Any) -> list[dict[str, Any]]:
-    """One dictionary for each sample of a batch: the columns that `predict_step` returns, or its tensor."""
-    if isinstance(output, Tensor):
+    """One dictionary for each sample of a batch: the columns, tensors or list that `predict_step` returns."""
+    if isinstance(output, tuple):
+        output = {f"output{i}": each for i, each in enumerate(output)}
+    elif isinstance(output, list):
+        output = {"output": [each if isinstance(each, str | int | float) else str(each) for each in output]}
+    elif hasattr(output, "tolist"):  # a tensor or an array
         output = {"output": output}
     elif not isinstance(output, Mapping):
         output = {"output": [str(output)]}

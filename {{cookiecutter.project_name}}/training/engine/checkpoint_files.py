@@ -55,11 +55,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
         self.kept: tuple[Path, dict[str, Any]] | None = None
         self.checked = {"state_dict", "optimizer_states"}  # large, and tensors in any case
 
-    def read_step(self, path: Path) -> int:
-        """Return the number of steps of a checkpoint, which is kept for `load_checkpoint` so that it is read once."""
-        self.kept = path, self.load_checkpoint(path)
+    def read_progress(self, path: Path) -> tuple[int, int]:
+        """Return a checkpoint's number of steps, and of rows of `metrics.csv`; keep it, so that it is read once."""
+        self.kept = path, checkpoint = path, self.load_checkpoint(path)
         try:
-            return int(self.kept[1]["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+            steps = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+            return int(steps), int(checkpoint["run"]["rows"])
         except (KeyError, TypeError) as error:
             raise OSError(f"{path} is not a checkpoint of this project: it lacks {error}") from error
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.seed import _collect_rng_states
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from training.engine.checkpoint_files import load_weights
 from training.engine.files import replacing
 from training.engine.interrupts import warn
+from training.engine.metrics_file import MetricsFile
 from training.engine.plain_values import make_plain
 from training.engine.processes import agree, gather
 from training.engine.run_folder import LOGS
@@ -35,6 +36,7 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, folder: Path, monitor: str | None, mode: str, minutes: float, given: dict[str, Any]) -> None:
         self.best, self.last = folder / "best.ckpt", folder / "last.ckpt"
+        self.best_model_path, self.last_model_path = str(self.best), str(self.last)  # as ModelCheckpoint names them
         self.monitor, self.mode, self.minutes, self.given = monitor, mode, minutes, given
         self.best_score: float | None = None
         self.best_epoch: int | None = None
@@ -45,6 +47,7 @@ class Checkpoints(Checkpoint):
         self.averages = False  # whether metrics are summed over the epoch; the resumed checkpoint lacks these sums
         self.loss: Tensor | None = None  # sum of the losses of the step
         self.pending = False  # whether gradients are accumulated that no optimizer has used
+        self.val_batches: dict[int, int] = {}  # steps of metrics that validation logs, until it resumes them
         self.frozen: list[str] | None = None  # parameters that the resumed checkpoint had frozen
         self.random: dict[str, Any] | None = None  # random state of the checkpoint, until the loop takes it
 
@@ -60,6 +63,8 @@ class Checkpoints(Checkpoint):
         averages = averages or is_overridden("on_train_epoch_end", pl_module)
         checkpoint["run"] = {"given": self.given, "stopped": trainer.should_stop, "averages": averages}
         checkpoint["run"]["frozen"] = [n for n, weights in pl_module.named_parameters() if not weights.requires_grad]
+        checkpoint["run"]["rows"] = sum(each.rows for each in trainer.loggers if isinstance(each, MetricsFile))
+        checkpoint["run"]["val_batches"] = dict(trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader)
         checkpoint["epoch"] = trainer.fit_loop.epoch_progress.current.started - 1  # the last begun, finished or not
         checkpoint["random"] = gather(trainer, make_plain(_collect_rng_states()))
 
@@ -68,6 +73,7 @@ class Checkpoints(Checkpoint):
             self.random = checkpoint["random"][trainer.global_rank]
         trainer.should_stop = checkpoint["run"]["stopped"] and not self.extended
         self.averages, self.frozen = checkpoint["run"]["averages"], checkpoint["run"]["frozen"]
+        self.val_batches = checkpoint["run"]["val_batches"]
         for schedule in checkpoint["lr_schedulers"]:
             for key in ("total_steps", "_schedule_phases"):  # of OneCycleLR: the run may be resumed with more epochs
                 schedule.pop(key, None)
@@ -91,6 +97,11 @@ class Checkpoints(Checkpoint):
         if self.monitor and self.monitor.startswith("val") and trainer.callback_metrics:
             self._warn_of_missing_metric(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.val_batches and not trainer.sanity_checking:
+            trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader |= self.val_batches
+            self.val_batches = {}
+
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
         for metric in (trainer._results or {}).values():
             if trainer.world_size > 1 and metric.is_tensor and metric.meta.is_mean_reduction:
@@ -104,6 +115,10 @@ class Checkpoints(Checkpoint):
         if not trainer.fast_dev_run:
             load_weights(pl_module, self.best)  # not before, as layers may be made in setup
             pl_module.to(trainer.strategy.root_device)
+
+    @property
+    def best_model_score(self) -> float | None:
+        return self.best_score
 
     @property
     def run(self) -> str:
@@ -142,8 +157,22 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.best)
 
     def finish(self, trainer: Trainer) -> None:
-        """Make the last epoch the best one if the monitored metric was never logged."""
-        if self.best_score is None and self.last.exists() and trainer.is_global_zero:
+        """Make the last epoch the best one if the monitored metric was never logged; save weights averaged over epochs.
+
+        Raises:
+            OSError: There was no batch to train on.
+        """
+        if any(isinstance(each, StochasticWeightAveraging) for each in trainer.callbacks):
+            self._save(trainer, self.best)  # the model has its averaged weights only after the last epoch
+            print("best.ckpt holds the weights averaged by StochasticWeightAveraging", flush=True)
+        elif not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        elif not self.last.exists():
+            raise OSError(
+                "there was no batch to train on: use at least as many samples as a batch has, or drop_last=False,"
+                " and trainer.limit_train_batches above 0"
+            )
+        elif self.best_score is None:
             self._warn_of_missing_metric(trainer)
             with replacing(self.best) as partial:
                 shutil.copyfile(self.last, partial)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from inspect import Parameter, signature
+from inspect import Parameter, isroutine, signature
 from pathlib import Path
 from random import randrange
 from typing import Any, NoReturn
@@ -98,7 +98,7 @@ class ProjectCLI(LightningCLI):
                 raise MisconfigurationException(f"{name} is not a subclass of lightning.{base.__name__}: {hint}")
         # A parameter of the model that has the name of an attribute of the data module gets its value.
         own = [name for name in signature(model_class).parameters if not hasattr(LightningDataModule, name)]
-        self.linked = [name for name in own if hasattr(data_class, name)]
+        self.linked = [name for name in own if not isroutine(getattr(data_class, name, isroutine))]
         description = self.description
         if self.linked:
             description += f" The data module sets model.{', model.'.join(self.linked)}."
@@ -157,13 +157,25 @@ class ProjectCLI(LightningCLI):
         except MisconfigurationException as error:
             self.parser.error(str(error))
         for name, value in self.given.items():
-            setattr(self.datamodule, name, value)
-        linked = {name: getattr(self.datamodule, name) for name in self.linked}
+            if not isinstance(getattr(self._datamodule_class, name, None), property):
+                setattr(self.datamodule, name, value)
+        linked = {name: self.data_value(name) for name in self.linked}
         self.model = self.make_model({**self.config_init.get("model", {}), **linked})
         for name in LOADERS:
             if is_overridden(name, self.model) and not is_overridden(name, self.datamodule):
                 setattr(self.datamodule, name, getattr(self.model, name))
         self.trainer = self.make_trainer(self.config_init.trainer)
+
+    def data_value(self, name: str) -> Any:
+        """Return an attribute of the data module, which may need the data to be set up."""
+        if name in self.given:
+            return self.given[name]
+        try:
+            return getattr(self.datamodule, name)
+        except AttributeError:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
+            return getattr(self.datamodule, name)
 
     def place(self, config: Namespace) -> None:
         """Change the trainer's settings before its loggers and callbacks are made."""

@@ -3,6 +3,7 @@
 import sys
 import warnings
 from argparse import SUPPRESS
+from itertools import chain
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,20 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, LearningRateFinder, ProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from training.engine.checkpoint_files import SafeCheckpointIO, load_weights, misfit
 from training.engine.command_line import ProjectCLI, flag_value, read_config
 from training.engine.interrupts import warn
+from training.engine.plain_values import as_list
 from training.engine.run_folder import LOGS, newest_first
+
+
+ONLY_IN_TRAINING = (BatchSizeFinder, Checkpoint, LearningRateFinder, ProgressBar, WeightAveraging)
 
 
 class CheckpointCLI(ProjectCLI):
@@ -98,7 +105,7 @@ class CheckpointCLI(ProjectCLI):
         load_weights(self.model, self.ckpt_path)
 
     def place(self, config: Namespace) -> None:
-        config.logger, config.callbacks, config.profiler = None, None, None
+        config.logger, config.profiler = None, None
 
     def make_trainer(self, config: Namespace) -> Trainer:
         return make_evaluator(config, self.ckpt_path.parent, [])
@@ -109,10 +116,11 @@ def make_evaluator(config: Namespace, folder: Path, loggers: list[Logger]) -> Tr
     kept = ("accelerator", "inference_mode", "limit_val_batches", "limit_test_batches", "deterministic", "precision")
     return Trainer(
         **{name: config[name] for name in kept},
+        callbacks=[each for each in as_list(config.callbacks) if not isinstance(each, ONLY_IN_TRAINING)],
         devices=1,
         plugins=[SafeCheckpointIO()],
         default_root_dir=str(folder),
-        logger=loggers,
+        logger=loggers or [DummyLogger()],  # the project's code may use a logger
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -163,12 +171,12 @@ def evaluate(cli: ProjectCLI, trainer: Trainer, split: str, checkpoint: Path | N
 def predict(cli: CheckpointCLI, inputs: list[str]) -> list[Any]:
     """Return the outputs of `predict_step` for each batch of inputs, or of test or validation samples."""
     data, model = cli.datamodule, cli.model
-    if hasattr(data, "inputs"):
+    own_loader = is_overridden("predict_dataloader", data)
+    if own_loader and hasattr(data, "inputs"):
         data.inputs = inputs
     elif inputs:
         name = type(data).__name__
         cli.parser.error(f"{name} takes no INPUT: give it an attribute `inputs`, and read it in predict_dataloader")
-    own_loader = is_overridden("predict_dataloader", data)
     if not own_loader:
         split = "test" if is_overridden("test_dataloader", data) else "val"
         print(f"predicting {split} samples, as {type(data).__name__} has no predict_dataloader", file=sys.stderr)
@@ -178,7 +186,8 @@ def predict(cli: CheckpointCLI, inputs: list[str]) -> list[Any]:
     if not is_overridden("predict_step", model):
         model.predict_step = lambda batch, *rest: model(batch[0] if isinstance(batch, list | tuple) else batch)
     try:
-        return list(cli.run(cli.trainer.predict, cli.ckpt_path) or [])
+        outputs = list(cli.run(cli.trainer.predict, cli.ckpt_path) or [])
+        return list(chain.from_iterable(outputs)) if len(cli.trainer.num_predict_batches) > 1 else outputs
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
         if own_loader:
             raise

@@ -118,7 +118,7 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
     except BrokenPipeError:  # the reader of the output, such as head, has exited
         os._exit(128 + signal.SIGPIPE)
-    except (*USER_ERRORS, RuntimeError) as error:
+    except (*USER_ERRORS, RuntimeError, TypeError) as error:
         sentence = explain(error)
         if sentence is None or "--debug" in sys.argv:
             raise
@@ -133,6 +133,8 @@ def explain(error: Exception) -> str | None:
         return message
     if "DataLoader worker (pid" in message:
         return f"{message} It may have run out of memory: use fewer --data.num_workers"
+    if "An invalid dataloader was returned" in message:
+        return f"{message.splitlines()[0]} Return a DataLoader, or remove the method"
     if re.search("gloo|NCCL|Connection (closed|reset) by peer", message):
         return f"another process of the run has exited: resume with --resume ({message.splitlines()[0].split('. ')[0]})"
     return None

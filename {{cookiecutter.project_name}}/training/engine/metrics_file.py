@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,24 +12,27 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from training.engine.files import replacing
 
-ALL_STEPS = 2**63
-
 
 class MetricsFile(Logger):
     """Appends a row to `metrics.csv` each time that metrics are logged; for a new metric, adds a column.
 
     Args:
         file: The file.
-        step: Rows of this step and later ones are removed, because a resumed run logs them again.
+        rows: Number of rows to keep. Those after them are removed, because a resumed run logs them again.
     """
 
     name, version, save_dir = "", "", ""
 
-    def __init__(self, file: Path, step: int) -> None:
+    def __init__(self, file: Path, rows: int) -> None:
         super().__init__()
-        self.file, self.step, self.save_dir = file, step, str(file.parent)
+        self.file, self.rows, self.save_dir = file, rows, str(file.parent)
+        self.step = 0
         self.columns: list[str] = []
         self.stream: TextIO | None = None
+
+    @property
+    def log_dir(self) -> str:
+        return self.save_dir
 
     @property
     def experiment(self) -> Any:
@@ -37,12 +41,14 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {"step": step, **metrics}
+        self.step = self.step if step is None else step
+        row = {"step": self.step, **metrics}
         try:
             if self.stream is None or not row.keys() <= set(self.columns):
                 self.stream = self._reopen(row)
             csv.DictWriter(self.stream, self.columns).writerow(row)
             self.stream.flush()
+            self.rows += 1
         except OSError as error:
             raise OSError(f"{self.file} cannot be written: {error.strerror or error}") from error
 
@@ -62,8 +68,7 @@ class MetricsFile(Logger):
         with replacing(self.file) as partial, open(partial, "w", newline="", encoding="utf-8") as text:
             writer = csv.DictWriter(text, self.columns)
             writer.writeheader()
-            writer.writerows(row for row in self._rows() if int(row["step"]) < self.step)
-        self.step = ALL_STEPS
+            writer.writerows(islice(self._rows(), self.rows))
         return open(self.file, "a", newline="", encoding="utf-8")
 
     def _rows(self) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule
 
 from training.engine.interrupts import warn
@@ -36,14 +37,25 @@ def make_plain(value: Any) -> Any:
     return str.__str__(value) if isinstance(value, str) else value  # str() would give the name of an enum's member
 
 
-def without_objects(options: Any) -> Any:
-    """Leave out options whose value jsonargparse could not write, so that they keep their default."""
-    if isinstance(options, list):
-        return [without_objects(each) for each in options]
-    if not isinstance(options, dict):
-        return options
-    kept = {key: value for key, value in options.items() if not str(value).startswith("Unable to serialize instance")}
-    return {key: without_objects(value) for key, value in kept.items()}
+def without_objects(written: Any, options: Any) -> Any:
+    """Leave out options whose value jsonargparse could not write, so that they keep their default; keep texts.
+
+    Args:
+        written: The options as jsonargparse has written them.
+        options: The options themselves.
+    """
+    if isinstance(written, list) and isinstance(options, list):
+        return [without_objects(*pair) for pair in zip(written, options, strict=True)]
+    if not isinstance(written, dict):
+        return written
+    kept = {}
+    for key, value in written.items():
+        given = options.get(key) if isinstance(options, dict | Namespace) else None
+        if not str(value).startswith("Unable to serialize instance"):
+            kept[key] = without_objects(value, given)
+        elif isinstance(given, str):
+            kept[key] = given
+    return kept
 
 
 def is_plain(value: Any) -> bool:

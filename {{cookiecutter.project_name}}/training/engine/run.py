@@ -22,7 +22,7 @@ from training.engine.evaluation import make_evaluator, missing_for
 from training.engine.files import read_json, write_json
 from training.engine.interrupts import Interrupts, is_first_process
 from training.engine.loops import install_loops
-from training.engine.metrics_file import ALL_STEPS, MetricsFile
+from training.engine.metrics_file import MetricsFile
 from training.engine.plain_values import as_list, is_plain, keep_plain_hyperparameters, make_plain, without_objects
 from training.engine.processes import follow_launcher, rejoin_launcher
 from training.engine.reports import LossLogger
@@ -72,7 +72,7 @@ class RunCLI(ProjectCLI):
         last = self.run_dir / "checkpoints" / "last.ckpt"
         self.checkpoint = last if last.exists() else None
         self.checkpoint_files = SafeCheckpointIO()
-        self.step = self.checkpoint_files.read_step(last) if self.checkpoint else 0
+        self.step, self.rows = self.checkpoint_files.read_progress(last) if self.checkpoint else (0, 0)
         self.interrupts = Interrupts()
         self.interrupts.listen()
         file = (self.run_dir if self.resumed else ROOT / "configs") / "config.yaml"
@@ -108,8 +108,7 @@ class RunCLI(ProjectCLI):
 
     def find_changes(self) -> list[str]:
         """Return the settings that differ from those of the run; exit with status 2 if one of them must not change."""
-        before = vars(self.parser.get_defaults().as_flat())
-        now = {key: value for key, value in vars(self.config.as_flat()).items() if key != "config"}
+        before, now = by_option(read_config(self.run_dir / "config.yaml")), by_option(self.plain_config())
         changed = [key for key, value in now.items() if value != before.get(key)]
         for key in changed:
             if key not in MAY_CHANGE:
@@ -135,7 +134,7 @@ class RunCLI(ProjectCLI):
         if config.enable_progress_bar is False or not sys.stdout.isatty():  # each epoch is printed as a line, too
             unwanted, config.enable_progress_bar = (*unwanted, ProgressBar), False
         callbacks = [each for each in as_list(config.callbacks) if not isinstance(each, unwanted)]
-        metrics = MetricsFile(self.run_dir / "metrics.csv", self.step if self.resumed else ALL_STEPS)
+        metrics = MetricsFile(self.run_dir / "metrics.csv", self.rows)
         config.default_root_dir = str(self.run_dir)
         config.plugins = [*as_list(config.plugins), self.checkpoint_files]
         config.logger = [*(each for each in as_list(config.logger) if isinstance(each, Logger)), metrics]
@@ -151,6 +150,7 @@ class RunCLI(ProjectCLI):
     def after_instantiate_classes(self) -> None:
         keep_plain_hyperparameters(self.model)
         keep_plain_hyperparameters(self.datamodule)
+        self.datamodule._log_hyperparams = False  # RunRecord logs all settings
         if self.config.trainer.precision == "64-true":
             self.model.double()  # before a checkpoint is loaded, whose weights would be rounded otherwise
         if self.config.compile != "none":
@@ -190,4 +190,11 @@ class RunCLI(ProjectCLI):
         return self._dump(skip_default=True)
 
     def _dump(self, **how: bool) -> dict[str, Any]:
-        return dict(without_objects(yaml.safe_load(self.parser.dump(self.config, **how)) or {}))
+        return dict(without_objects(yaml.safe_load(self.parser.dump(self.config, **how)) or {}, self.config))
+
+
+def by_option(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a config file by option, such as `trainer.max_epochs`."""
+    sections = {name: values for name, values in config.items() if name in ("trainer", "model", "data")}
+    options = {f"{name}.{key}": value for name, values in sections.items() for key, value in (values or {}).items()}
+    return {name: value for name, value in config.items() if name not in sections} | options

@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
+from lightning.pytorch.tuner.lr_finder import _determine_lr_attr_name
 from lightning.pytorch.utilities.parsing import lightning_getattr
 
 from training.engine.files import replacing
@@ -45,5 +46,6 @@ class RunRecord(Callback):
             if isinstance(finder, LearningRateFinder) and finder.optimal_lr:
                 trainer.strategy.setup_optimizers(trainer)
                 print(f"learning rate found: {(rate := finder.optimal_lr.suggestion()):.3g}", flush=True)
-                if "lr" in self.cli.config.get("model", {}):
-                    self.cli.config.model.lr = rate
+                name = _determine_lr_attr_name(trainer.lightning_module, finder._attr_name)
+                if name in self.cli.config.get("model", {}):
+                    self.cli.config.model[name] = rate
