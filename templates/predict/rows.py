@@ -21,6 +21,7 @@ class PredictCLI(CheckpointCLI):
     description = "Print what a checkpoint predicts, or the average of several: --ckpt_path A.ckpt B.ckpt C.ckpt."
 
     def add_command_options(self, parser: LightningArgumentParser) -> None:
+        parser.usage = "%(prog)s [INPUT ...] [--OPTION VALUE ...]"
         help_ = "Inputs to predict, such as files; by default a few test samples."
         parser.add_argument("inputs", nargs="*", default=[], help=help_)
         formats = Literal["table", "json", "csv"]

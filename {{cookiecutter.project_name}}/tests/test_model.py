@@ -1,4 +1,4 @@
-"""Tests that any model and data module of this project should pass. They run offline, in seconds, on the CPU.
+"""Tests that any model and data module of this project should pass. They run offline, on the CPU, within a minute.
 
 If your data can only be read with other flags, change `flags` in tests/conftest.py.
 """

@@ -51,7 +51,7 @@ def main(args: list[str] | None = None) -> None:
     output = cli.config.output or cli.ckpt_path.with_suffix(FORMATS[form][0])
     cli.restore()
     module, example = cli.model, ()
-    if hasattr(cli.model, "export_module"):
+    if form != "weights" and hasattr(cli.model, "export_module"):
         module, example = cli.model.export_module()
     elif form != "weights":
         example = find_example(cli)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from inspect import Parameter, isroutine, signature
+from inspect import Parameter, signature
 from pathlib import Path
 from random import randrange
 from typing import Any, NoReturn
@@ -98,7 +98,7 @@ class ProjectCLI(LightningCLI):
                 raise MisconfigurationException(f"{name} is not a subclass of lightning.{base.__name__}: {hint}")
         # A parameter of the model that has the name of an attribute of the data module gets its value.
         own = [name for name in signature(model_class).parameters if not hasattr(LightningDataModule, name)]
-        self.linked = [name for name in own if not isroutine(getattr(data_class, name, isroutine))]
+        self.linked = [name for name in own if not callable(getattr(data_class, name, callable))]
         description = self.description
         if self.linked:
             description += f" The data module sets model.{', model.'.join(self.linked)}."

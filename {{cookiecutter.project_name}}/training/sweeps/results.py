@@ -80,7 +80,8 @@ def show_results(study: optuna.Study, folder: Path, monitor: str) -> None:
     what = "seed" if key == SEED else "fold"
     rows = [{what: trial.params[key], monitor: trial.value} for trial in trials]
     rows = same_columns([row | test for row, test in zip(rows, tests, strict=True)])
-    print_table(rows)
+    shown = [what, monitor, monitor.replace("val", "test", 1)]  # a terminal has no room for all
+    print_table([{name: row[name] for name in shown if name in row} for row in rows])
     names = [name for name in rows[0] if name != what]
     metrics = {name: {row[what]: row[name] for row in rows if row[name] != ""} for name in names}
     print_table([describe(name, list(values.values())) for name, values in metrics.items()])
@@ -103,13 +104,18 @@ def show_out_of_fold(study: optuna.Study, folder: Path, folds: int) -> None:
     if metrics:
         print_table([{"metric": name, "all folds together": value} for name, value in metrics.items()])
     else:
-        hint = 'predict_step must return a column "truth", and "class", "prediction" or "forecast"'
-        print(f"no metric over all folds together: {hint}")
+        hint = 'they need a column "truth" beside "class", "prediction" or "forecast", with one value for each sample'
+        print(f"no metrics over all folds together: {hint}")
 
 
 def as_text(settings: dict[str, Any]) -> dict[str, str]:
     """Settings with four significant digits."""
     return {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in settings.items()}
+
+
+def join(settings: dict[str, Any]) -> str:
+    """Settings or metrics as one text."""
+    return " ".join(f"{key}={value}" for key, value in as_text(settings).items())
 
 
 def describe(name: str, values: list[float]) -> Row:
@@ -174,7 +180,9 @@ def list_runs(form: str, html: bool) -> None:
         is_sweep = file.name == "sweep.json"
         state = state_of_sweep(folder) if is_sweep else state_of_run(folder)
         row = {"run": folder.relative_to(LOGS).as_posix(), "state": state}
-        rows.append(row | read_json(folder / "test_metrics.json"))
+        metrics = read_json(folder / "test_metrics.json")
+        in_terminal = form == "table" and not html  # which has no room for a column of each
+        rows.append(row | ({"metrics": join(metrics)} if in_terminal else metrics))
         settings.append(" ".join(read_json(file).get("flags", [])) if is_sweep else describe_changes(folder))
     if not rows:
         print(f"no runs in {LOGS}")
@@ -212,8 +220,7 @@ def state_of_sweep(folder: Path) -> str:
 
 def describe_changes(run: Path) -> str:
     """The settings of a run that differ from the defaults."""
-    changed = flatten(read_json(run / "run.json").get("changed", {}))
-    return " ".join(f"{key}={value}" for key, value in as_text(changed).items())
+    return join(flatten(read_json(run / "run.json").get("changed", {})))
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
