@@ -228,6 +228,7 @@ def test_files_and_folders_of_systems_are_no_data(image_folder: Reader, tmp_path
     classes(tmp_path, 6)
     pictures(tmp_path / "__MACOSX" / "red", 2)
     pictures(tmp_path / ".ipynb_checkpoints", 2)
+    pictures(tmp_path / "red" / "@eaDir" / "0.png", 2)
     for name in ("._0.png", "Thumbs.db", ".DS_Store"):
         (tmp_path / "red" / name).write_bytes(b"\0\5\x16\7")
         (tmp_path / name).write_bytes(b"\0\5\x16\7")

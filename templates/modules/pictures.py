@@ -31,8 +31,8 @@ def list_pictures(folder: Path) -> list[Path]:
 
 
 def is_junk(name: str) -> bool:
-    """Return whether a file or folder of this name is hidden, or written by the operating system."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+    """Return whether a file or folder of this name is hidden, or written by an operating system or a disk station."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "$RECYCLE.BIN")
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
