@@ -295,6 +295,148 @@ def test_class_of_unreadable_pictures_is_refused(image_folder: Reader, tmp_path:
     assert "blue" in image_folder.refuses(tmp_path)
 
 
+def test_masks_in_the_folder_of_their_pictures_are_left_out(image_folder: Reader, tmp_path: Path) -> None:
+    for name in ("benign", "normal"):
+        for i in range(6):
+            for ending in ("", "_mask", "_mask_1", "_Segmentation", "-gt"):
+                picture(tmp_path / name / f"{name} ({i}){ending}.png", i)
+    classes(tmp_path, 6, ["with_mask"])
+    picture(tmp_path / "with_mask" / "7_mask.png")  # of no other picture
+    _, said = image_folder(tmp_path)
+    assert "benign (6), normal (6), with_mask (7)" in said
+    assert "left out: 48 masks" in said and "benign (0)_mask.png" in said
+
+
+@pytest.mark.parametrize("masks", ["masks", "Ground Truth", "lung masks"])
+@pytest.mark.parametrize("place", ["{name}/{kind}", "train/{name}/{kind}", "{kind}/{name}"])
+def test_folders_of_masks_are_left_out(image_folder: Reader, tmp_path: Path, masks: str, place: str) -> None:
+    for name in ("covid", "normal"):
+        for kind in ("images", masks):
+            pictures(tmp_path / place.format(name=name, kind=kind), 6)
+    splits, said = image_folder(tmp_path)
+    assert "covid (6), normal (6)" in said
+    files = [Path(file) for part in splits.values() for file, _ in part]
+    assert len(files) == 12 and all("images" in file.parts for file in files)
+    assert "warning" not in said
+
+
+def test_classes_may_be_named_after_masks(image_folder: Reader, tmp_path: Path) -> None:
+    classes(tmp_path, 6, ["live", "mask", "photo"])
+    splits, said = image_folder(tmp_path)
+    assert names(splits) == {"live", "mask", "photo"} and "left out" not in said
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["set_images_part_1", "set_images_part_2"],
+        ["images_001", "images_002"],
+        ["images", "annotations/trimaps"],
+        ["images", "masks"],
+        ["train/images", "train/labels", "test/images"],
+        ["jpg"],
+    ],
+)
+def test_parts_of_a_data_set_are_no_classes(image_folder: Reader, tmp_path: Path, folders: Sequence[str]) -> None:
+    for name in folders:
+        pictures(tmp_path / name, 6)
+    assert "do not look like classes" in image_folder.refuses(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [["0", "1", "2"], ["class_1", "class_2"], ["sun", "sunset"], ["cat_images", "dog_images"], ["Cat", "cat"]],
+)
+def test_classes_may_have_names_that_resemble_each_other(
+    image_folder: Reader, tmp_path: Path, folders: Sequence[str]
+) -> None:
+    classes(tmp_path, 6, folders)
+    splits, said = image_folder(tmp_path)
+    assert names(splits) == {*folders} and "warning" not in said
+
+
+@pytest.mark.parametrize("top", ["", "train"])
+def test_second_copy_of_all_classes_is_refused(image_folder: Reader, tmp_path: Path, top: str) -> None:
+    classes(tmp_path / top, 6)
+    classes(tmp_path / top / "flowers", 6)
+    assert "flowers" in image_folder.refuses(tmp_path)
+
+
+@pytest.mark.parametrize("top", ["", "train"])
+@pytest.mark.parametrize(
+    ("subfolders", "warns"),
+    [
+        (["apple/healthy", "apple/scab", "corn/healthy", "corn/rust"], True),
+        (["apple/healthy", "apple/scab", "corn/healthy", "corn/scab"], True),
+        (["apple/red", "apple/green", "corn/raw", "corn/cooked"], False),
+        (["apple/files", "corn/files"], False),
+    ],
+)
+def test_subfolders_that_may_be_the_classes_are_warned_about(
+    image_folder: Reader, tmp_path: Path, top: str, subfolders: Sequence[str], warns: bool
+) -> None:
+    for name in subfolders:
+        pictures(tmp_path / top / name, 6)
+    splits, said = image_folder(tmp_path)
+    assert names(splits) == {"apple", "corn"}
+    assert ("warning: " in said) == warns
+
+
+@pytest.mark.parametrize(
+    ("top", "others"),
+    [
+        ("images", ["meta/train.txt", "meta/classes.txt"]),
+        ("Images", ["Annotation/green/1"]),
+        ("dataset/images", ["README.md", "dataset/labels.csv"]),
+        ("real_vs_fake/real-vs-fake/train", ["train.csv"]),
+    ],
+)
+def test_folder_of_pictures_in_an_archive_is_entered(
+    image_folder: Reader, tmp_path: Path, top: str, others: Sequence[str]
+) -> None:
+    classes(tmp_path / top, 6)
+    for name in others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text", encoding="utf-8")
+    splits, said = image_folder(tmp_path)
+    assert names(splits) == {"green", "red"} and "warning" not in said
+
+
+def test_folder_of_a_class_is_not_entered(image_folder: Reader, tmp_path: Path) -> None:
+    pictures(tmp_path / "cat", 9)
+    classes(tmp_path / "cat", 2, ["small", "large"])
+    assert "only one class, cat" in image_folder.refuses(tmp_path)
+
+
+def test_pictures_of_yolo_are_refused(image_folder: Reader, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        pictures(tmp_path / "images" / split, 6)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / "0.txt").write_text("0 .5 .5 .1 .1", encoding="utf-8")
+    assert "train, val look like splits" in image_folder.refuses(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".HEIC", ".heif", ".nef", ".psd"])
+def test_formats_that_cannot_be_read_are_named(image_folder: Reader, tmp_path: Path, suffix: str) -> None:
+    classes(tmp_path, 6)
+    picture(tmp_path / "red" / "thumbnail.tif").rename(tmp_path / "red" / f"phone{suffix}")
+    splits, said = image_folder(tmp_path)
+    assert sum(map(len, splits.values())) == 12
+    assert f"formats that cannot be read: {Path('red', 'phone')}{suffix}" in said
+    (tmp_path / "blue").mkdir()
+    (tmp_path / "red" / f"phone{suffix}").rename(tmp_path / "blue" / f"phone{suffix}")
+    assert "blue" in image_folder.refuses(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system changes the form of names")
+def test_accents_of_classes_may_be_written_in_two_forms(image_folder: Reader, tmp_path: Path) -> None:
+    one, two = "caf\u00e9", "cafe\u0301"
+    classes(tmp_path / two / "train", 6, [two, "tea"])
+    classes(tmp_path / two / "test", 6, [one, "tea"])
+    splits, _ = image_folder(tmp_path)
+    assert names(splits) == {one, "tea"} and len(splits["test"]) == 12
+
+
 MASKS = """
     masks = {}
     for split in ("train", "val", "test"):

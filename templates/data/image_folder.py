@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
@@ -25,13 +26,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Compose, Identity, RandomCrop, RandomHorizontalFlip, Transform
 
-from data.pictures import find_pictures, is_junk, leave_out_unreadable, list_pictures, open_picture, read_picture
+from data.pictures import (
+    SUFFIXES,
+    find_pictures,
+    is_junk,
+    leave_out_unreadable,
+    list_pictures,
+    open_picture,
+    read_picture,
+)
 from data.splits import AtLeastTwo, check_fold, make_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 # Names of folders, in upper or lower case, also with digits and COMPANIONS, as in "Training_Set" and "train2017".
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-COMPANIONS = "data|set|frames?|images?|imgs?|photos?|pictures?|split"
+COMPANIONS = "data|set|frames?|images?|imgs?|jpe?g|photos?|pictures?|split"
+# Names of folders beside "images", and ends of the names of files, as in "1_mask.png" beside "1.png".
+MASKS = "masks?|gt|ground.?truths?|seg|segmentations?|labels?|annotations?|trimaps?"
+# Suffixes of pictures that cannot be read, of phones, cameras, scanners and drawing programs.
+FOREIGN = (".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".heic", ".heif", ".nef", ".orf", ".psd", ".raf", ".svg")
 Place = tuple[str, ...]  # names of the folders between the data folder and a picture
 MAX_LISTED = 20  # classes that the output lists, with their numbers of pictures
 Sample = tuple[Path, str]  # a picture file and the name of its class
@@ -92,19 +105,51 @@ def find_splits(names: Collection[str]) -> dict[str, str]:
     return {name: known.get(" ".join(found - shared), "") for name, found in words.items()}
 
 
-def list_folders(folder: Path) -> list[Path]:
-    """The subfolders of a folder, sorted, without hidden ones."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_junk(path.name))
+def find_masks(files: Sequence[Path]) -> set[Path]:
+    """The masks of other pictures: those in "masks/" beside "images/", and "1_mask.png" in the folder of "1.png"."""
+    stems = {file.with_suffix("") for file in files}
+    folders = {folder for place in {file.parent for file in files} for folder in (place, *place.parents)}
+    beside = {folder.parent for folder in folders if folder.name.lower() in ("image", "images", "img", "imgs")}
+    word = re.compile(f"(?<![a-z])({MASKS})(?![a-z])", re.IGNORECASE)
+    holders = {folder for folder in folders if folder.parent in beside and word.search(folder.name)}
+    ending = re.compile(rf"(.+?)[_ .-]({MASKS})([_ -]?\d+)?", re.IGNORECASE)
+    masks = {file for file in files if holders.intersection(file.parents)}
+    for file in files:
+        match = ending.fullmatch(file.stem)
+        if match and file.with_name(match[1]) in stems:
+            masks.add(file)
+    return masks
+
+
+def find_places(folder: Path) -> tuple[dict[Path, Place], set[Path]]:
+    """The place of each picture in `folder`, even of those of a format that cannot be read, and masks of pictures."""
+    files = list_pictures(folder, (*SUFFIXES, *FOREIGN))
+    masks = find_masks(files)
+    return {file: file.relative_to(folder).parts[:-1] for file in files if file not in masks}, masks
 
 
 def find_root(folder: Path) -> Path:
-    """The folder that holds the split or class folders: `folder`, or its only subfolder, as in an unpacked archive."""
-    inner = list_folders(folder)
-    if len(inner) == 1 and not any(find_splits([inner[0].name]).values()):
-        below = [path.name for path in list_folders(inner[0])]
-        if len(below) > 1 or any(find_splits(below).values()) or below == [inner[0].name]:
-            return find_root(inner[0])
+    """The folder that holds the split or class folders: `folder`, or one in it, as in an unpacked archive.
+
+    A folder is entered if no folder beside it holds pictures, and most of its own are in subfolders.
+    """
+    places = [place for place in find_places(folder)[0].values() if place]
+    while len({place[0] for place in places}) == 1:
+        name = places[0][0]
+        deeper = [place[1:] for place in places if len(place) > 1]
+        if any(find_splits([name]).values()) or len(deeper) <= len(places) / 2:
+            break
+        folder, places = folder / name, deeper
     return folder
+
+
+def find_subfolders(places: Collection[Place]) -> dict[str, set[str]]:
+    """The names of the subfolders of each folder that has subfolders."""
+    subfolders: defaultdict[str, set[str]] = defaultdict(set)
+    for place in places:
+        if len(place) > 1:
+            subfolders[place[0]].add(place[1])
+    return subfolders
 
 
 def find_layout(places: set[Place]) -> tuple[str, dict[str, str]]:
@@ -137,22 +182,24 @@ def list_samples(folder: Path) -> tuple[dict[str, list[Sample]], list[str]]:
         FileNotFoundError: There are no pictures for training, none of the pictures of a class can be read, or two
             folders are named after the same split.
     """
-    folders = {top.name: [path.name for path in list_folders(top)] for top in list_folders(folder)}
-    doubled = [(name, name) for name, inner in folders.items() if inner == [name]]  # as in some archives
-    paths = {file: file.relative_to(folder).parts[:-1] for file in list_pictures(folder)}
+    listed, masks = find_places(folder)
+    # An accent may be a character of its own or a part of its letter.
+    paths = {file: tuple(normalize("NFC", name) for name in place) for file, place in listed.items()}
+    subfolders = find_subfolders(paths.values())
+    doubled = [(name, name) for name, inner in subfolders.items() if inner == {name}]  # as in some archives
     places = {file: place[1:] if place[:2] in doubled else place for file, place in paths.items()}
     layout, levels = find_layout(set(places.values()))
     found = {file: find_split_and_class(place, layout, levels) for file, place in places.items()}
     wanted = {file: where for file, where in found.items() if all(where)}
     check_folders(folder, {places[file]: where for file, where in wanted.items()}, layout)
     splits: defaultdict[str, list[Sample]] = defaultdict(list)
-    for file in leave_out_unreadable(list(wanted)):
+    for file in leave_out_unreadable([file for file in wanted if file.suffix.lower() not in FOREIGN]):
         split, name = wanted[file]
         splits[split].append((file, name))
     check_depth([file for file, _ in splits["train"]])
     if lost := set(wanted.values()) - {(split, name) for split, part in splits.items() for _, name in part}:
         names = ", ".join(f"{name} ({split})" for split, name in sorted(lost))
-        raise FileNotFoundError(f"{folder} has no readable pictures of {names}: repair or remove them")
+        raise FileNotFoundError(f"{folder} has no readable pictures of {names}: repair, convert or remove them")
     skipped = Counter(str(Path(*places[file][:1])) for file in places.keys() - wanted.keys())
     left_out = [f"{count} pictures in {name}/ that are not in {layout}/" for name, count in sorted(skipped.items())]
     known = {name for _, name in splits["train"]}
@@ -160,7 +207,7 @@ def list_samples(folder: Path) -> tuple[dict[str, list[Sample]], list[str]]:
         classes = {name for _, name in splits[split]}
         if len(classes) == 1 and not classes & known:
             left_out.append(f"{len(splits.pop(split))} {split} pictures, as {classes.pop()}/ has no training pictures")
-    return {split: part for split, part in splits.items() if part}, left_out + list_others(folder, places)
+    return {split: part for split, part in splits.items() if part}, left_out + list_others(folder, places, masks)
 
 
 def check_depth(files: Sequence[Path]) -> None:
@@ -180,10 +227,11 @@ def check_depth(files: Sequence[Path]) -> None:
 
 
 def check_folders(folder: Path, places: dict[Place, tuple[str, str]], layout: str) -> None:
-    """Warn if splits may have been taken for classes.
+    """Check the folders that are read as splits and classes.
 
     Raises:
-        FileNotFoundError: No pictures are for training, classes are named after splits, or two folders after one split.
+        FileNotFoundError: No pictures are for training, two folders are named after one split, or folders of classes
+            after splits or other parts of data sets.
     """
     names = sorted({name for _, name in places.values()})
     if not any(split == "train" for split, _ in places.values()):
@@ -199,27 +247,62 @@ def check_folders(folder: Path, places: dict[Place, tuple[str, str]], layout: st
             if count > 1:
                 same = " and ".join(sorted(name for name, other in first.items() if other == split))
                 raise FileNotFoundError(f"{folder}: {same} are both named after the {split} split: rename one of them")
-    inner = [{place[1] for place in places if place[0] == name and len(place) > 1} for name in names]
-    if layout == "CLASS" and inner[0] and all(each == inner[0] for each in inner):
+    if layout != "CLASS/SPLIT":
+        training = {place for place, (split, _) in places.items() if split == "train"}
+        check_classes(folder, {place[1:] if layout == "SPLIT/CLASS" else place for place in training})
+
+
+def check_classes(folder: Path, places: set[Place]) -> None:
+    """Warn if the subfolders of the classes may be the classes; `places` are those of training, from the classes on.
+
+    Raises:
+        FileNotFoundError: Classes are named after parts of a data set, or a class holds copies of the others.
+    """
+    names = sorted({place[0] for place in places})
+    part = re.compile(rf"(?<![a-z])({COMPANIONS}|part)[\W_]*\d*$", re.IGNORECASE)
+    rests = {part.sub("", name) for name in names}
+    are_parts = len(rests) == 1 and (len(names) > 1 or rests == {""})
+    if are_parts or all(re.fullmatch(f"({COMPANIONS}|{MASKS})+", name.lower()) for name in names):
+        raise FileNotFoundError(
+            f"{folder}: folders named {', '.join(names[:5])} do not look like classes: move their pictures to a folder"
+            " for each class, or rename the folders if they are classes"
+        )
+    subfolders = find_subfolders(places)
+    for name, inner in subfolders.items():
+        if (name,) not in places and inner <= {*names} - {name}:
+            raise FileNotFoundError(
+                f"{folder}: {name} has no pictures of its own, and its subfolders have names of other classes,"
+                f" {', '.join(sorted(inner)[:5])}: remove it, or move its pictures to those classes"
+            )
+    counts = Counter(name for inner in subfolders.values() for name in inner)
+    if len(subfolders) == len(names) and 1 < len(counts) < counts.total():
         rank_zero_only(print)(
-            f"warning: {folder}: {', '.join(names)} are read as classes, but all have the same subfolders:"
-            " if the subfolders are the classes, rename the folders above them to train, val and test",
+            f"warning: {folder}: {', '.join(names[:5])} are read as classes, but have subfolders of the same names: if"
+            f" the subfolders are the classes, use folders such as {names[0]}_{min(subfolders[names[0]])} instead, or"
+            " train, val and test if the folders above are splits",
             file=sys.stderr,
         )
 
 
-def list_others(folder: Path, places: Collection[Path]) -> list[str]:
-    """Descriptions of folders that hold no pictures and of files that are not pictures; hidden ones are skipped."""
+def list_others(folder: Path, places: Collection[Path], masks: set[Path]) -> list[str]:
+    """Descriptions of folders that hold no pictures and of files that are not read; hidden ones are skipped."""
     paths = [path for path in sorted(folder.rglob("*")) if not any(map(is_junk, path.relative_to(folder).parts))]
-    full = {parent for file in places for parent in file.parents}
-    empty = [
+    full = {parent for file in (*places, *masks) for parent in file.parents}
+    lines = [
         f"{path.relative_to(folder)}/, which holds no pictures" for path in paths if path.is_dir() and path not in full
     ]
-    others = [path.name for path in paths if path.is_file() and path not in places]
-    if others:
-        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        empty.append(f"{len(others)} files that are not pictures: {', '.join(others[:5])}{more}")
-    return empty
+    kinds = {
+        "masks of other pictures": sorted(masks),
+        "files of formats that cannot be read": [file for file in places if file.suffix.lower() in FOREIGN],
+        "files that are not pictures": [
+            path for path in paths if path.is_file() and path not in places and path not in masks
+        ],
+    }
+    for kind, files in kinds.items():
+        if files:
+            names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
+            lines.append(f"{len(files)} {kind}: {names}" + (f" and {len(files) - 5} more" if len(files) > 5 else ""))
+    return lines
 
 
 def group_copies(folder: Path, files: Sequence[Path]) -> list[str]:

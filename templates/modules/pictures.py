@@ -20,13 +20,13 @@ SUFFIXES = sorted(suffix for suffix, name in Image.registered_extensions().items
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of complete files
 
 
-def list_pictures(folder: Path) -> list[Path]:
+def list_pictures(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """List the picture files in a folder and its subfolders, even links to missing files; skip hidden ones."""
     files: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
         above = {path.resolve() for path in (Path(place), *Path(place).parents)}  # a link to these is a loop
         folders[:] = [name for name in folders if not is_junk(name) and Path(place, name).resolve() not in above]
-        files += [Path(place, name) for name in names if not is_junk(name) and Path(name).suffix.lower() in SUFFIXES]
+        files += [Path(place, name) for name in names if not is_junk(name) and Path(name).suffix.lower() in suffixes]
     return [file for file in sorted(files) if file.is_file() or not file.exists()]  # a pipe or socket would block
 
 
