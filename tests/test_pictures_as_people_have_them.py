@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from conftest import Bake, Project
+from data_files import digits, write_idx
 
 READ = """
 import json, sys
@@ -1242,6 +1243,50 @@ def test_links_to_folders_around_them_are_not_followed(image_folder: Reader, tmp
     splits, said = image_folder(tmp_path / "data")
     assert sum(map(len, splits.values())) == 12
     assert "green (6), red (6)" in said
+
+
+SETS = {"mnist-cnn": "MNIST", "fashion-mnist-mlp": "FashionMNIST"}
+
+
+def refuses_before_downloading(bake: Bake, variant: str, folder: Path) -> str:
+    said = Reader(bake(variant=variant), SPLITS).refuses(folder)
+    assert "downloading" not in said and "remove" not in said
+    return said
+
+
+@pytest.mark.parametrize("variant", SETS)
+@pytest.mark.parametrize(
+    ("files", "given", "right"),
+    [
+        ("{name}/raw", "{name}/raw", ""),
+        ("{name}/raw", "{name}", ""),
+        ("mine", "mine", "mine/{name}/raw"),
+        ("mine/raw", "mine", "mine/{name}/raw"),
+        ("mine/{name}", "mine", "mine/{name}/raw"),
+    ],
+)
+def test_idx_files_elsewhere_are_not_replaced_by_a_download(
+    bake: Bake, tmp_path: Path, variant: str, files: str, given: str, right: str
+) -> None:
+    files, given, right = (path.format(name=SETS[variant]) for path in (files, given, right))
+    write_idx(tmp_path / files, *digits(28))
+    said = refuses_before_downloading(bake, variant, tmp_path / given)
+    assert (str(tmp_path / right) if right else f"--data.data_dir {tmp_path}\n") in said
+
+
+@pytest.mark.parametrize("variant", SETS)
+@pytest.mark.parametrize("place", ["{name}/raw", "."])
+@pytest.mark.parametrize("change", [lambda name: f"{name}.gz", lambda name: name.replace("-idx", ".idx")])
+def test_idx_files_that_are_packed_or_renamed_are_named(
+    bake: Bake, tmp_path: Path, variant: str, place: str, change: Callable[[str], str]
+) -> None:
+    folder = tmp_path / "data" / place.format(name=SETS[variant])
+    write_idx(folder, *digits(28))
+    for file in list(folder.iterdir()):
+        file.rename(folder / change(file.name))
+    said = refuses_before_downloading(bake, variant, tmp_path / "data")
+    assert change("train-images-idx3-ubyte") in said and "unpack" in said
+    assert str(tmp_path / "data" / SETS[variant] / "raw" / "train-images-idx3-ubyte") in said
 
 
 REPLACE = """

@@ -73,11 +73,12 @@ class MyDataModule(LightningDataModule):
         """Download MNIST if its folder does not exist; torchvision verifies the checksums.
 
         Raises:
-            FileNotFoundError: It cannot be downloaded.
+            FileNotFoundError: It cannot be downloaded, or your own files are in another folder.
         """
         folder = self.data_dir / "MNIST"
         if folder.exists() or self.inputs:
             return
+        self._refuse_other_files()
         print(f"downloading MNIST to {folder}", file=sys.stderr)
         timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(20)  # seconds; torchvision sets none
@@ -95,6 +96,23 @@ class MyDataModule(LightningDataModule):
         finally:
             socket.setdefaulttimeout(timeout)
 
+    def _refuse_other_files(self) -> None:
+        """Refuse IDX files that would not be read, instead of downloading MNIST.
+
+        Raises:
+            FileNotFoundError: There are files outside of MNIST/raw/, packed files, or files of other names.
+        """
+        raw = self.data_dir / "MNIST" / "raw"
+        for folder in (self.data_dir, self.data_dir / "raw", raw.parent, raw):
+            files = [file.name for file in sorted(folder.glob("*idx*ubyte*")) if file.is_file()]
+            if folder == raw:
+                files = [name for name in files if "." in name]  # as in train-images-idx3-ubyte.gz
+            if files:
+                advice = f"unpack them if they are packed, and save them as {raw}/train-images-idx3-ubyte and so on"
+                if folder != raw and folder.parts[-2:] == raw.parts[-2:]:
+                    advice = f"use --data.data_dir {folder.parents[1]}"
+                raise FileNotFoundError(f"{folder} holds {', '.join(files)}, which are not read: {advice}")
+
     @cached_property
     def samples(self) -> list[tuple[Tensor, Tensor]]:
         """Training and test samples: pictures (N, 1, H, W), uint8, and classes (N,), int64.
@@ -105,7 +123,8 @@ class MyDataModule(LightningDataModule):
         self.prepare_data()
         folder = self.data_dir / "MNIST" / "raw"
         files = [folder / Path(url).stem for url, _ in MNIST.resources]
-        if missing := [file.name for file in files if not file.exists()]:
+        if missing := [file.name for file in files if not file.is_file()]:
+            self._refuse_other_files()
             raise FileNotFoundError(
                 f"{folder} lacks {', '.join(missing)}: add them, or remove {folder.parent} to download MNIST"
             )
