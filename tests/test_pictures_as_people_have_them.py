@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from conftest import Bake, Project
-from data_files import digits, write_idx
+from data_files import coloured, digits, write_cifar_batches, write_idx
 
 READ = """
 import json, sys
@@ -1287,6 +1287,21 @@ def test_idx_files_that_are_packed_or_renamed_are_named(
     said = refuses_before_downloading(bake, variant, tmp_path / "data")
     assert change("train-images-idx3-ubyte") in said and "unpack" in said
     assert str(tmp_path / "data" / SETS[variant] / "raw" / "train-images-idx3-ubyte") in said
+
+
+@pytest.mark.parametrize("name", ["cifar-10-batches-py", "mine"])
+def test_batches_of_cifar_elsewhere_are_not_replaced_by_a_download(bake: Bake, tmp_path: Path, name: str) -> None:
+    write_cifar_batches(tmp_path, coloured(digits(32)[0][:60]), digits(32)[1][:60], 40)
+    folder = (tmp_path / "cifar-10-batches-py").rename(tmp_path / name)
+    said = refuses_before_downloading(bake, "cifar10-resnet18", folder)
+    right = f"--data.data_dir {tmp_path}\n" if name == "cifar-10-batches-py" else str(folder / "cifar-10-batches-py")
+    assert right in said
+
+
+def test_packed_batches_of_cifar_are_not_downloaded_again(bake: Bake, tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"packed")
+    said = refuses_before_downloading(bake, "cifar10-resnet18", tmp_path)
+    assert "unpack" in said and str(tmp_path / "cifar-10-batches-py") in said
 
 
 REPLACE = """

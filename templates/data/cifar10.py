@@ -144,10 +144,11 @@ class MyDataModule(LightningDataModule):
         """Download CIFAR-10 if its folder does not exist; torchvision verifies the checksums.
 
         Raises:
-            FileNotFoundError: It cannot be downloaded.
+            FileNotFoundError: It cannot be downloaded, or your own files are in another folder.
         """
         if self.folder.exists() or self.inputs:
             return
+        self._refuse_other_files()
         print(f"downloading CIFAR-10 to {self.folder}", file=sys.stderr)
         timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(20)  # seconds; torchvision sets none
@@ -164,6 +165,20 @@ class MyDataModule(LightningDataModule):
                 ) from error
         finally:
             socket.setdefaulttimeout(timeout)
+
+    def _refuse_other_files(self) -> None:
+        """Refuse files that would not be read, instead of downloading CIFAR-10.
+
+        Raises:
+            FileNotFoundError: There are files around cifar-10-batches-py/, or a packed one.
+        """
+        around = self.folder.parent
+        for name in ("batches.meta", "test_batch", "data_batch_1", "cifar-10-python.tar.gz"):
+            if (around / name).is_file():
+                advice = f"unpack it if it is packed, and move the files to {self.folder}"
+                if around.name == self.folder.name:
+                    advice = f"use --data.data_dir {around.parent}"
+                raise FileNotFoundError(f"{around} holds {name}, which is not read: {advice}")
 
     @cached_property
     def class_names(self) -> list[str]:
