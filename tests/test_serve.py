@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -211,7 +212,10 @@ def test_hostile_pictures_are_refused_in_a_sentence(bake: Bake, train: Train, tm
         refused(server.post(content=b"--x", headers={"Content-Type": "multipart/form-data"}))
         refused(server.post(json={"files": ["/etc/passwd"]}))
         assert httpx.get(f"{server.url}/../../etc/passwd").status_code == 404
-        assert httpx.get(f"{server.url}/health").status_code == 200
+        for path in ("/health", "/"):
+            assert httpx.get(f"{server.url}{path}").status_code == 200
+            head = httpx.head(f"{server.url}{path}")
+            assert head.status_code == 200 and head.content == b""
         assert server.stop() == 143
     assert written() == before
 
@@ -330,6 +334,21 @@ def test_port_in_use_is_told_in_a_sentence(bake: Bake, train: Train, tmp_path: P
         port, best = server.url.rstrip("/").rpartition(":")[2], train("digits-cnn").best
         done = bake(serving="fastapi").run("training/serve.py", "--port", port, "--ckpt_path", best, status=1)
         assert re.fullmatch(rf"error: cannot listen on 127.0.0.1, port {port}: .*\n", done.stderr)
+        assert server.stop() == 143
+
+
+@pytest.mark.xdist_group("digits-cnn")
+def test_unusable_host_is_told_in_a_sentence(bake: Bake, train: Train) -> None:
+    flags = ["--port=0", "--host=no.such.host.invalid", f"--ckpt_path={train('digits-cnn').best}"]
+    done = bake(serving="fastapi").run("training/serve.py", *flags, status=1)
+    assert re.fullmatch(r"error: cannot listen on no.such.host.invalid, port 0: .*--host.*\n", done.stderr)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+@pytest.mark.xdist_group("digits-cnn")
+def test_address_of_ipv6_is_one_that_can_be_opened(bake: Bake, train: Train, tmp_path: Path) -> None:
+    with serving(bake(serving="fastapi"), train("digits-cnn").best, tmp_path, "--host=::1") as server:
+        assert httpx.get(f"{server.url}/health").status_code == 200
         assert server.stop() == 143
 
 

@@ -59,9 +59,11 @@ def main(args: list[str] | None = None) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, cli.config.port), family=family)
     except (OSError, OverflowError) as error:
-        raise OSError(f"cannot listen on {host}, port {cli.config.port}: {error}; choose another --port") from error
+        hint = "choose another --host or --port"
+        raise OSError(f"cannot listen on {host}, port {cli.config.port}: {error}; {hint}") from error
+    address = f"[{host}]" if ":" in host else host
     config = Config(make_app(cli), log_level="warning", access_log=False, timeout_graceful_shutdown=wait)
-    print(f"serving {checkpoint} at http://{host}:{listener.getsockname()[1]} until Ctrl-C", flush=True)
+    print(f"serving {checkpoint} at http://{address}:{listener.getsockname()[1]} until Ctrl-C", flush=True)
     Server(config).run(sockets=[listener])
 
 

@@ -186,10 +186,12 @@ def make_app(cli: CheckpointCLI) -> FastAPI:
         first = error.errors()[0]
         return JSONResponse({"detail": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}, 422)
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     def show_page() -> str:
         return PAGE.read_text(encoding="utf-8")
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     def report_health() -> Health:
         return health
