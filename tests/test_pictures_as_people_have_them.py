@@ -944,6 +944,32 @@ def test_polygons_have_boxes(detection: Reader, tmp_path: Path) -> None:
     assert all(entry[1] == [[1, 2, 7, 8]] for entry in boxes.values())
 
 
+@pytest.mark.parametrize("line", ["{}", "{}  1", "{} -1", "{}.png", "JPEGImages/{}.png"])
+def test_lists_of_pascal_voc_hold_names_with_spaces(detection: Reader, tmp_path: Path, line: str) -> None:
+    names = [f"my picture {file.stem}" for file in pictures(tmp_path / "JPEGImages", 12)]
+    for i, name in enumerate(names):
+        (tmp_path / "JPEGImages" / f"{i}.png").rename(tmp_path / "JPEGImages" / f"{name}.png")
+        voc(tmp_path / "Annotations" / f"{name}.xml", f"{name}.png", "a")
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for split, part in (("train", names[:6]), ("val", names[6:9]), ("test", names[9:])):
+        (lists / f"{split}.txt").write_text("\n".join(map(line.format, part)) + "\n", encoding="utf-8")
+    (_, _, boxes), said = detection(tmp_path)
+    found = [
+        {Path(file).stem for file, entry in boxes.items() if entry[0] == split} for split in ("train", "val", "test")
+    ]
+    assert found == [{*names[:6]}, {*names[6:9]}, {*names[9:]}]
+    assert "left out" not in said
+
+
+def test_lists_of_pascal_voc_with_other_names_are_reported(detection: Reader, tmp_path: Path) -> None:
+    for file in pictures(tmp_path / "JPEGImages", 5):
+        voc(tmp_path / "Annotations" / f"{file.stem}.xml", file.name, "a")
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("x\ny\n", encoding="utf-8")
+    assert "5 XML files in no list" in detection.refuses(tmp_path)
+
+
 @pytest.mark.parametrize("upright", [False, True])
 def test_annotated_size_decides_whether_exif_turns_a_picture(detection: Reader, tmp_path: Path, upright: bool) -> None:
     content, file = change(tmp_path)

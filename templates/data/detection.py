@@ -27,7 +27,7 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
 from data import canvases
-from data.canvases import SIDE, SPLITS, SUFFIXES, Picture, find_splits, refuse, split_samples
+from data.canvases import SIDE, SPLITS, SUFFIXES, Picture, find_splits, read_lists, refuse, split_samples
 from data.splits import AtLeastTwo, check_fold
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,19 +156,6 @@ def read_voc(file: Path) -> tuple[Json, list[Json]]:
     return {"names": names, "folder": file.parent, "source": file} | size, boxes
 
 
-def read_lists(folder: Path) -> dict[str, str]:
-    """The split of each name in the lists of ImageSets/Main/, if `folder` has exactly one such folder."""
-    places = [*folder.rglob("ImageSets/Main")]
-    files = {file.stem.lower(): file for file in places[0].glob("*.txt")} if len(places) == 1 else {}
-    lists = SPLITS if not files.keys().isdisjoint(SPLITS["train"]) else SPLITS | {"train": ("trainval",)}
-    listed = {}
-    for split, names in lists.items():
-        text = " ".join(files[name].read_text() for name in names if name in files)
-        for entry in map(Path, text.split()):
-            listed[entry.stem if entry.suffix.lower() in (*SUFFIXES, ".xml") else entry.name] = split
-    return listed
-
-
 def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Counter[str]]:
     """Load the Pascal VOC files of a folder as the content of a COCO file for each split; also count what is left out.
 
@@ -177,7 +164,6 @@ def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Count
     Raises:
         OSError: There is no such file, or one has errors.
     """
-    listed = read_lists(folder)
     files = canvases.list_files(folder, (".xml",))
     splits = find_splits({file.relative_to(folder).parent for file in files})
     found: defaultdict[str, list[Path]] = defaultdict(list)
@@ -185,12 +171,13 @@ def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Count
         found[listed.get(file.stem, "") if listed else splits[file.relative_to(folder).parent] or "train"].append(file)
     left_out = others + Counter({"XML files in no list of ImageSets/Main/": len(found.pop("", []))})
     if not listed:
-        number = len([*folder.rglob("ImageSets")])
-        left_out["folders ImageSets/, as lists are used only from a single ImageSets/Main/"] = number
+        left_out["folders ImageSets/, as lists are used only from a single ImageSets/Main/"] = unused
         canvases.refuse_unclear(folder, splits)
     if "train" not in found:
         problem = "no training annotations: it needs a COCO file, or XML files of Pascal VOC; convert LabelMe files"
-        refuse(folder, [problem, *(f"{number} {name}, are not in COCO format" for name, number in others.items())])
+        unlisted = [f"{number} {name}" for name, number in (left_out - others).items()]
+        wrong = [f"{number} {name}, are not in COCO format" for name, number in others.items()]
+        refuse(folder, [problem, *unlisted, *wrong])
     read = {split: [read_voc(file) for file in files] for split, files in found.items()}
     names = sorted({box["category"] for part in read.values() for _, boxes in part for box in boxes})
     contents: dict[str, Json] = {}
@@ -200,6 +187,7 @@ def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Count
         for image_id, (image, boxes) in zip(numbers, part, strict=False):
             images.append(image | {"id": image_id})
             annotations += [box | {"image_id": image_id, "category_id": names.index(box["category"])} for box in boxes]
+    listed, unused = read_lists(folder, "Main", {file.stem for file in files})
         categories = [{"id": i, "name": name} for i, name in enumerate(names)]
         contents[split] = {"images": images, "annotations": annotations, "categories": categories}
     return contents, left_out

@@ -87,6 +87,27 @@ def refuse_unclear(folder: Path, splits: dict[Path, str]) -> None:
         refuse(folder, [f"{path}/ may be a split: {hint}" for path in unclear])
 
 
+def read_lists(folder: Path, kind: str, stems: Collection[str]) -> tuple[dict[str, str], int]:
+    """Read the lists in ImageSets/`kind`/ of Pascal VOC, if `folder` has exactly one such folder.
+
+    A line is one of `stems`, with or without folders and suffix; 1, 0 or -1 may follow, as in lists of one class.
+
+    Returns:
+        The split of each name, and the number of folders ImageSets/ without a list that is used.
+    """
+    places = [*folder.rglob(f"ImageSets/{kind}")]
+    files = {file.stem.lower(): file for file in places[0].glob("*.txt")} if len(places) == 1 else {}
+    lists = SPLITS if not files.keys().isdisjoint(SPLITS["train"]) else SPLITS | {"train": ("trainval",)}
+    listed: dict[str, str] = {}
+    for split, words in lists.items():
+        texts = [files[word].read_text(encoding="utf-8-sig", errors="replace") for word in words if word in files]
+        for line in filter(None, map(str.strip, "\n".join(texts).splitlines())):
+            paths = [Path(line), Path(re.sub(r"\s+-?[01]$", "", line))]
+            names = [path.stem if path.suffix.lower() in (*SUFFIXES, ".xml") else path.name for path in paths]
+            listed[names[0] if names[0] in stems else names[1]] = split
+    return listed, 0 if listed else len([*folder.rglob("ImageSets")])
+
+
 def split_samples(
     source: object, given: dict[str, list[Any]], groups: Sequence[str], folds: int | None, fold: int | None
 ) -> dict[str, list[Any]]:
