@@ -687,6 +687,98 @@ def test_pictures_without_masks_are_left_out_by_a_flag(segmentation: Reader, tmp
     assert "left out: 1 " in said
 
 
+@pytest.mark.parametrize("drop_unpaired", [False, True])
+@pytest.mark.parametrize("other", ["1st_manual/{}_manual1.gif", "manual1/{}.png"], ids=["DRIVE", "HRF"])
+def test_two_folders_of_masks_for_the_same_pictures_are_refused(
+    segmentation: Reader, tmp_path: Path, other: str, drop_unpaired: bool
+) -> None:
+    pairs(tmp_path / "images", tmp_path / "mask", (0, 255), "_mask")
+    (tmp_path / other).parent.mkdir()
+    for i in range(20):
+        mask((0, 255), i).save(tmp_path / other.format(i))
+    said = segmentation.refuses(tmp_path, drop_unpaired=drop_unpaired)
+    assert str((tmp_path / other).parent) in said and str(tmp_path / "mask") in said
+    assert "drop_unpaired" not in said
+
+
+def test_folder_of_other_pictures_beside_masks_is_left_out(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "Train" / "Imgs", tmp_path / "Train" / "GT", (0, 255))
+    pictures(tmp_path / "Train" / "Edge", 20)
+    (_, found), said = segmentation(tmp_path)
+    assert {Path(entry[1]).parent.name for entry in found.values()} == {"GT"}
+    assert "left out: 20 pictures in Train/Edge/" in said
+
+
+@pytest.mark.parametrize(
+    ("image", "parts"),
+    [
+        ("stage1_train/{}/images/{}.png", ["stage1_train/{}/masks/1.png", "stage1_train/{}/masks/2.png"]),
+        ("leftImg8bit/train/a/{}_leftImg8bit.png", ["gtFine/train/a/{}_gtFine_labelIds.png"]),
+    ],
+    ids=["DSB2018", "Cityscapes"],
+)
+def test_masks_with_other_names_than_pictures_are_named(
+    segmentation: Reader, tmp_path: Path, image: str, parts: list[str]
+) -> None:
+    for name in ("ab", "cd", "ef"):
+        picture(tmp_path / image.format(name, name))
+        for part in parts:
+            file = tmp_path / part.format(name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            mask((0, 1)).save(file)
+    said = segmentation.refuses(tmp_path)
+    assert all(f"{tmp_path / part.format('cd')} has no picture" in said for part in parts)
+    assert "there are no pictures" not in said and "drop_unpaired" not in said
+
+
+@pytest.mark.parametrize("drop_unpaired", [False, True])
+def test_parts_of_a_mask_are_never_dropped(segmentation: Reader, tmp_path: Path, drop_unpaired: bool) -> None:
+    pairs(tmp_path / "benign", tmp_path / "benign", (0, 255), "_mask")
+    mask((0, 255), 1).save(tmp_path / "benign" / "3_mask_1.png")
+    said = segmentation.refuses(tmp_path, drop_unpaired=drop_unpaired)
+    assert "3.png has two masks" in said and "3_mask_1.png" in said
+
+
+def test_pictures_that_are_named_like_parts_of_masks_have_masks(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks", ending="_mask")
+    for file in tmp_path.rglob("*.png"):
+        file.rename(file.with_stem(f"face_mask_{file.stem}"))
+    (_, found), _ = segmentation(tmp_path)
+    assert all(f"{Path(file).stem}_mask" == Path(entry[1]).stem for file, entry in found.items()) and len(found) == 20
+
+
+def test_more_classes_than_noise_would_have_need_names(segmentation: Reader, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images", 3)
+    (tmp_path / "masks").mkdir()
+    for file in images:
+        Image.fromarray(np.arange(120, dtype=np.uint8).reshape(10, 12)).save(tmp_path / "masks" / file.name)
+    assert "name the classes" in segmentation.refuses(tmp_path)
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {i}" for i in range(120)), encoding="utf-8")
+    (names, found), _ = segmentation(tmp_path)
+    assert len(names) == 120
+    assert all(entry[2] == [*range(120)] for entry in found.values() if entry[0] == "test")
+
+
+def test_lists_of_pascal_voc_decide_about_pictures_with_masks(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "JPEGImages", tmp_path / "SegmentationClass", (0, 1, 255), count=9)
+    pictures(tmp_path / "JPEGImages", 12)
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for split, numbers in (("train", range(4)), ("val", range(4, 8)), ("trainval", range(8))):
+        (lists / f"{split}.txt").write_text("\n".join(map(str, numbers)), encoding="utf-8")
+    (_, found), said = segmentation(tmp_path)
+    assert {Path(file).stem for file, entry in found.items() if entry[0] == "val"} == {"4", "5", "6", "7"}
+    assert {Path(file).stem for file in found} == {str(i) for i in range(8)}
+    assert "left out: 4 pictures in no list" in said
+
+
+def test_lists_of_several_folders_of_masks_are_said_to_be_unused(segmentation: Reader, tmp_path: Path) -> None:
+    pairs(tmp_path / "images", tmp_path / "masks")
+    for year in ("VOC2007", "VOC2012"):
+        (tmp_path / year / "ImageSets" / "Segmentation").mkdir(parents=True)
+    assert "left out: 2 folders ImageSets/" in segmentation(tmp_path)[1]
+
+
 @pytest.mark.parametrize("upright", [False, True])
 def test_size_of_a_mask_decides_whether_exif_turns_its_picture(
     segmentation: Reader, tmp_path: Path, upright: bool

@@ -34,7 +34,10 @@ MAX_LISTED = 20  # classes that are listed in the output
 MAX_UNNAMED = 64  # classes without classes.txt; more different values are rather noise
 COLOUR_HINT = "list the colours of the classes in classes.txt, as NAME RED GREEN BLUE, such as sky 127 127 127"
 CLASS_FILES = ("classes.txt", "labelmap.txt", "class_dict.csv")
-ROLES = {"mask": "mask|label|annot|ground.?truth|segmentationclass|(^|[^a-z])gt$", "image": "image|img|photo|picture"}
+ROLES = {
+    "mask": r"mask|label|annot|ground.?truth|segmentationclass|(^|[^a-z])(gt|manual\d*)$",
+    "image": "image|img|photo|picture",
+}
 GREY_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "F")  # of Pillow; pixels of other modes have several values
 Scale = restricted_number_type("Scale", float, [(">=", 1), ("<=", 4)])
 Classes = np.ndarray  # uint8, the class of each of 256 grey values or of 256**3 colours of a mask's pixels
@@ -85,8 +88,51 @@ def find_files(folder: Path) -> tuple[dict[Key, Path], dict[Key, Path], list[str
     return images, found["mask"], [f"{count} pictures in {name}/" for name, count in sorted(folders.items())]
 
 
+def match_masks(folder: Path, images: dict[Key, Path], masks: dict[Key, Path]) -> tuple[dict[Key, Path], list[str]]:
+    """Find the picture of each mask by name, with or without endings such as _mask.
+
+    Returns:
+        The masks by the keys of their pictures, and what is wrong with others.
+
+    Raises:
+        OSError: A picture has two masks, or one in another of several subfolders.
+    """
+    by_name: defaultdict[Key, list[Key]] = defaultdict(list)
+    for key in images:
+        by_name[key[0], bare(key[-1])].append(key)
+    pairs: dict[Key, Path] = {}
+    places = [*{key[:-1] for key in images}, *{key[:-1] for key in masks}]
+    problems = []
+    for key, mask in masks.items():
+        whole = re.sub(r"(?<=mask)[ _-]\d+$", "", key[-1], flags=re.IGNORECASE)  # 7_mask_1 is a part of 7_mask
+        similar = by_name[key[0], bare(key[-1])] or by_name[key[0], bare(whole)]
+        names = [key] if key in images else [other for other in similar if other[:-1] == key[:-1]] or similar
+        if len(names) != 1:
+            problems.append(f"{mask} has {'several pictures' if names else 'no picture'}")
+        elif not {*key[1:-1]} <= {*names[0][1:-1]} and sum(place[0] == key[0] for place in places) > 2:
+            refuse(folder, [f"{mask} and its picture {images[names[0]]} are in different subfolders: use the same"])
+        elif pairs.setdefault(names[0], mask) != mask:
+            hint = "combine or remove them, so that there is one"
+            refuse(folder, [f"{images[names[0]]} has two masks, {mask} and {pairs[names[0]]}: {hint}"])
+    return pairs, problems
+
+
+def refuse_other_masks(folder: Path, pairs: dict[Key, Path], masks: dict[Key, Path]) -> None:
+    """Refuse a folder of masks without pictures if another has the masks of these pictures, as DRIVE has two.
+
+    Raises:
+        OSError: There are two such folders.
+    """
+    names = {mask.parent.name for mask in pairs.values()}
+    used = {key[0]: mask.parent for key, mask in pairs.items()}
+    for key, mask in masks.items():
+        if key[0] in used and role_of(mask.parent.name) == "mask" and mask.parent.name not in names:
+            what = f"masks in {mask.parent}/ have no pictures, but those in {used[key[0]]}/ have"
+            refuse(folder, [f"{what}: keep one of these folders, and give its masks the names of their pictures"])
+
+
 def find_pairs(folder: Path, drop: bool) -> tuple[dict[str, list[Files]], list[str]]:
-    """Pair pictures and masks by name, with or without endings such as _mask; `drop` leaves out those without partner.
+    """Pair pictures and masks by name, and find their splits; `drop` leaves out those without partner.
 
     Returns:
         The pairs by split, and what is left out.
@@ -97,36 +143,32 @@ def find_pairs(folder: Path, drop: bool) -> tuple[dict[str, list[Files]], list[s
     if not folder.is_dir():
         refuse(folder, ["there is no such folder"])
     images, masks, left_out = find_files(folder)
-    by_name: defaultdict[Key, list[Key]] = defaultdict(list)
-    for key in images:
-        by_name[key[0], bare(key[-1])].append(key)
-    pairs: dict[Key, Path] = {}
-    places = [*{key[:-1] for key in images}, *{key[:-1] for key in masks}]
-    problems = []
-    for key, mask in masks.items():
-        similar = by_name[key[0], bare(key[-1])]
-        names = [key] if key in images else [other for other in similar if other[:-1] == key[:-1]] or similar
-        if len(names) != 1:
-            problems.append(f"{mask} has {'several pictures' if names else 'no picture'}")
-        elif not {*key[1:-1]} <= {*names[0][1:-1]} and sum(place[0] == key[0] for place in places) > 2:
-            refuse(folder, [f"{mask} and its picture {images[names[0]]} are in different subfolders: use the same"])
-        elif pairs.setdefault(names[0], mask) != mask:
-            refuse(folder, [f"{images[names[0]]} has two masks, {mask} and {pairs[names[0]]}"])
+    pairs, problems = match_masks(folder, images, masks)
+    refuse_other_masks(folder, pairs, masks)
+    listed, unused = canvases.read_lists(folder, "Segmentation", {key[-1] for key in images})
+    split_of = {key: listed.get(key[-1], "") if listed else key[0] or "train" for key in images}
     splits: defaultdict[str, list[Files]] = defaultdict(list)
     for key, mask in sorted(pairs.items()):
-        splits[key[0] or "train"].append((images[key], mask))
-    alone = [key for key in sorted(images) if key not in pairs]
-    for split in {key[0] or "train" for key in alone} - splits.keys() - {"train"}:
+        splits[split_of[key]].append((images[key], mask))
+    splits.pop("", None)
+    if unlisted := sum(not split for split in split_of.values()):
+        left_out.append(f"{unlisted} pictures in no list of ImageSets/Segmentation/")
+    if unused:
+        left_out.append(f"{unused} folders ImageSets/, as lists are used only from a single ImageSets/Segmentation/")
+    alone = [key for key in sorted(images) if key not in pairs and split_of[key]]
+    for split in {split_of[key] for key in alone} - splits.keys() - {"train"}:
         left_out.append(f"the {split} pictures, which have no masks")
-        alone = [key for key in alone if key[0] != split]
+        alone = [key for key in alone if split_of[key] != split]
     problems += [f"{images[key]} has no mask" for key in alone]
-    if not pairs:
-        problems = ["there are no pictures with masks: it needs images/ and masks/"]
+    hint = "--data.drop_unpaired true leaves them out"
+    if not (images and masks):
+        refuse(folder, ["there are no pictures with masks: it needs images/ and masks/"])
+    elif not pairs:
+        hint = "a mask needs the name of its picture, as in 7.jpg and 7.png or 7_mask.png"
     elif drop and problems:
         left_out.append(f"{len(problems)} pictures or masks without a partner")
         problems = []
-    hint = ["--data.drop_unpaired true leaves them out"] if problems and pairs else []
-    refuse(folder, problems[:19] + hint)
+    refuse(folder, [*problems[:19], hint] if problems else [])
     return dict(splits), left_out
 
 
@@ -250,7 +292,7 @@ def choose_classes(
     elif len(indices) > MAX_UNNAMED or most + 1 > 2 * len(indices):
         problems.append(
             f"masks have {len(values)} different values up to {max(values)}: {COLOUR_HINT},"
-            " or save masks as PNG files, if they were JPEG files"
+            " or name the classes of all values from 0 there, or save masks as PNG files, if they were JPEG files"
         )
     return names or [str(i) for i in range(most + 1)], classes, problems
 
