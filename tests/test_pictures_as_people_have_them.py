@@ -842,6 +842,8 @@ def write(file: Path, content: Json) -> None:
         ("annotations/instances_default.json", "images/default", ""),
         ("_annotations.coco.json", ".", ""),
         ("train/_annotations.coco.json", "train", ""),
+        ("coco/annotations/instances_default.json", "coco/images", ""),
+        ("my/data/coco/annotations.json", "my/data/coco/images", ""),
     ],
 )
 def test_one_annotation_file_is_found_with_its_pictures(
@@ -862,6 +864,8 @@ def test_one_annotation_file_is_found_with_its_pictures(
         ("{}.json", "images"),
         ("annotations/instances_{}.json", "images/{}"),
         ("annotations/instances_{}2017.json", "{}2017"),
+        ("annotations/{}/instances.json", "images/{}"),
+        ("coco2017/annotations/instances_{}2017.json", "coco2017/{}2017"),
         ("{}_annotations.json", "images"),
     ],
 )
@@ -876,6 +880,13 @@ def test_annotations_of_splits_are_found_with_their_pictures(
     ids = {0: "train", 1: "val", 2: "test"}
     assert all(entry[0] == ids[entry[3] // 100] for entry in boxes.values())
     assert {entry[0] for entry in boxes.values()} == {"train", "val", "test"}
+
+
+def test_json_files_in_deep_folders_are_not_used_beside_pascal_voc(detection: Reader, tmp_path: Path) -> None:
+    for file in pictures(tmp_path / "images", 20):
+        voc(tmp_path / "annotations" / f"{file.stem}.xml", file.name, "a")
+    write(tmp_path / "tools" / "old" / "labels.json", {"annotations": [{"x": 1}]})
+    assert len(detection(tmp_path)[0][2]) == 20
 
 
 def change(folder: Path, count: int = 20) -> tuple[Json, Path]:

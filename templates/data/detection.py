@@ -74,7 +74,20 @@ def embedded_samples() -> tuple[list[Sample], list[str]]:
 
 
 def find_annotations(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
-    """Find and load the COCO file of each split; also count what is left out.
+    """Find and load the COCO file of each split in `folder` and its subfolders; also count what is left out.
+
+    Folders in subfolders are used only if there is nothing else, and no file of Pascal VOC either.
+    """
+    files = canvases.list_files(folder, (".json",))
+    near = [file for file in files if len(file.relative_to(folder).parts) < 3]
+    chosen, left_out = choose_annotations(folder, near)
+    if not chosen and not canvases.list_files(folder, (".xml",)):
+        chosen, left_out = choose_annotations(folder, files)
+    return chosen, left_out
+
+
+def choose_annotations(folder: Path, files: Sequence[Path]) -> tuple[dict[str, Json], Counter[str]]:
+    """Choose and load the COCO file of each split; also count what is left out.
 
     A file whose path names no split is used for "train" if no other file is. Of several files for a split, the one with
     "instances" in its name is used, or the only one with annotations.
@@ -82,16 +95,15 @@ def find_annotations(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
     Raises:
         OSError: A split has several files, or there are files, but none for training.
     """
-    files = [file.relative_to(folder) for file in canvases.list_files(folder, (".json",))]
-    splits = find_splits([file for file in files if len(file.parts) < 3])
+    splits = find_splits([file.relative_to(folder) for file in files])
     found = {split: [file for file in splits if splits[file] == split] for split in (*SPLITS, "")}
     found["train"] = found["train"] or found[""]
     chosen: dict[str, Json] = {}
     unused = {*splits}
     for split in SPLITS:
-        files = [file for file in found[split] if "instances" in file.stem] or found[split]
-        loaded = {file: load_coco(folder / file) for file in files}
-        annotated = [file for file in files if loaded[file]]
+        preferred = [file for file in found[split] if "instances" in file.stem] or found[split]
+        loaded = {file: load_coco(folder / file) for file in preferred}
+        annotated = [file for file in preferred if loaded[file]]
         if len(annotated) > 1:
             names = ", ".join(map(str, annotated[:5]))
             refuse(folder, [f"there are several annotation files for {split}: keep one of {names}"])
