@@ -1033,44 +1033,71 @@ def test_boxes_that_are_fractions_are_refused(detection: Reader, tmp_path: Path,
     content, file = change(tmp_path)
     for entry in content["annotations"]:
         entry["bbox"] = box
+def test_ids_may_be_whole_numbers_with_decimals(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    for box in content["annotations"]:
+        box |= {"image_id": float(box["image_id"]), "category_id": float(box["category_id"])}
+    write(file, content)
+    (ids, _, boxes), said = detection(tmp_path)
+    assert ids == [0, 1] and "a (10), b (10)" in said
+    assert boxes[str(tmp_path / "images" / "3.png")][3] == 3
+
+
+@pytest.mark.parametrize(
+    ("stated", "stored"),
+    [("{}.jpg", "{}.JPG"), ("{}.PNG", "{}.png"), ("/data/upload/my%20picture%20{}.jpg", "my picture {}.jpg")],
+)
+def test_names_of_pictures_may_differ_in_the_case_of_the_suffix_or_be_encoded(
+    detection: Reader, tmp_path: Path, stated: str, stored: str
+) -> None:
+    content, file = change(tmp_path)
+    for i, image in enumerate(content["images"]):
+        (tmp_path / "images" / image["file_name"]).rename(tmp_path / "images" / stored.format(i))
+        image["file_name"] = stated.format(i)
+    write(file, content)
+    (_, _, boxes), _ = detection(tmp_path)
+    assert {name: entry[3] for name, entry in boxes.items()} == {
+        str(tmp_path / "images" / stored.format(i)): i for i in range(20)
+    }
+
+
+def test_picture_with_the_right_case_is_used_first(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "pictures")
+    picture(tmp_path / "other" / "3.PNG")
+    write(file, content)
+    (_, _, boxes), _ = detection(tmp_path)
+    assert sorted(boxes) == sorted(map(str, (tmp_path / "pictures").iterdir()))
+
+
     write(file, content)
     assert "fractions" in detection.refuses(tmp_path)
 
 
-def test_polygons_have_boxes(detection: Reader, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "polygons", [[[1, 2, 6, 2, 4, 8], [2, 3, 7, 3, 3, 4]], [1, 2, 7, 2, 4, 8]], ids=["two", "flat"]
+)
+def test_polygons_have_boxes(detection: Reader, tmp_path: Path, polygons: list[Any]) -> None:
     content, file = change(tmp_path)
     for box in content["annotations"]:
         del box["bbox"]
-        box["segmentation"] = [[1, 2, 6, 2, 4, 8], [2, 3, 7, 3, 3, 4]]
+        box["segmentation"] = polygons
     write(file, content)
     (_, _, boxes), _ = detection(tmp_path)
     assert all(entry[1] == [[1, 2, 7, 8]] for entry in boxes.values())
 
 
-@pytest.mark.parametrize("line", ["{}", "{}  1", "{} -1", "{}.png", "JPEGImages/{}.png"])
-def test_lists_of_pascal_voc_hold_names_with_spaces(detection: Reader, tmp_path: Path, line: str) -> None:
-    names = [f"my picture {file.stem}" for file in pictures(tmp_path / "JPEGImages", 12)]
-    for i, name in enumerate(names):
-        (tmp_path / "JPEGImages" / f"{i}.png").rename(tmp_path / "JPEGImages" / f"{name}.png")
-        voc(tmp_path / "Annotations" / f"{name}.xml", f"{name}.png", "a")
-    lists = tmp_path / "ImageSets" / "Main"
-    lists.mkdir(parents=True)
-    for split, part in (("train", names[:6]), ("val", names[6:9]), ("test", names[9:])):
-        (lists / f"{split}.txt").write_text("\n".join(map(line.format, part)) + "\n", encoding="utf-8")
-    (_, _, boxes), said = detection(tmp_path)
-    found = [
-        {Path(file).stem for file, entry in boxes.items() if entry[0] == split} for split in ("train", "val", "test")
-    ]
-    assert found == [{*names[:6]}, {*names[6:9]}, {*names[9:]}]
-    assert "left out" not in said
-
-
-def test_lists_of_pascal_voc_with_other_names_are_reported(detection: Reader, tmp_path: Path) -> None:
-    for file in pictures(tmp_path / "JPEGImages", 5):
-        voc(tmp_path / "Annotations" / f"{file.stem}.xml", file.name, "a")
-    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
-    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("x\ny\n", encoding="utf-8")
-    assert "5 XML files in no list" in detection.refuses(tmp_path)
+@pytest.mark.parametrize(
+    "segmentation", [None, [], {"size": [10, 12], "counts": [0, 120]}], ids=["none", "empty", "RLE"]
+)
+def test_annotations_without_box_and_polygons_are_refused(detection: Reader, tmp_path: Path, segmentation: Any) -> None:
+    content, file = change(tmp_path)
+    for box in content["annotations"]:
+        del box["bbox"]
+        box["segmentation"] = segmentation
+    write(file, content)
+    said = detection.refuses(tmp_path)
+    assert "annotation 3: " in said and "no bbox" in said and "bbox is None" not in said
 
 
 @pytest.mark.parametrize("upright", [False, True])

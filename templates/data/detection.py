@@ -13,6 +13,7 @@ from itertools import count, repeat
 from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
@@ -115,6 +116,11 @@ def choose_annotations(folder: Path, files: Sequence[Path]) -> tuple[dict[str, J
     return chosen, Counter({f"JSON files, such as {min(unused)}": len(unused)} if unused else {})
 
 
+def whole(value: Any) -> Any:
+    """An id such as 7.0 as 7; any other is kept."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def load_coco(file: Path) -> Json:
     """Load a COCO file, https://cocodataset.org/#format-data, and add ids, iscrowd and sizes; {} without annotations.
 
@@ -127,6 +133,9 @@ def load_coco(file: Path) -> Json:
             return {}
         for i, box in enumerate(content["annotations"], start=1):
             box |= {"id": box.get("id", i), "iscrowd": int(box.get("iscrowd") or 0)}
+            box |= {key: whole(box.get(key)) for key in ("image_id", "category_id")}
+        for entry in (*content["images"], *content["categories"]):
+            entry["id"] = whole(entry["id"])
         for image in content["images"]:
             image |= {side: round(float(image.get(side) or 0)) for side in ("width", "height")}
             image |= {"folder": file.parent, "source": f"image {image['id']}"}
@@ -208,7 +217,8 @@ def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Count
 def find_picture(name: str, places: list[Path], named: dict[str, list[Path]]) -> Path:
     """Find a picture: by `name`, or the end of this path, in one of `places`; or else the only file of its name.
 
-    The longest end that exists is used. If there is none, the path returned is that of a missing file.
+    The suffix of the latter may be in upper or lower case. The longest end that exists is used. If there is none, the
+    path returned is that of a missing file.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     parts = path.relative_to(path.anchor).parts
@@ -216,7 +226,8 @@ def find_picture(name: str, places: list[Path], named: dict[str, list[Path]]) ->
         for place in places:
             if ".." not in end.parts and (file := place / end).is_file():
                 return file
-    same = named.get(path.name, [])
+    same = named.get(path.name) or named.get(path.stem + path.suffix.lower(), [])
+    same = [file for file in same if path.name in (file.name, file.stem)] or same
     return same[0] if len(same) == 1 else places[0] / path.name  # which is missing
 
 
@@ -235,9 +246,11 @@ def find_edges(box: Json) -> list[float] | None:
             x, y, width, height = np.array(box["bbox"], float)
             edges = [x, y, x + width, y + height]
         else:
-            points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in box["segmentation"]]).astype(float)
+            polygons = box["segmentation"]
+            polygons = polygons if np.ndim(polygons[0]) else [polygons]  # some tools write one polygon without a list
+            points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons]).astype(float)
             edges = [*points.min(axis=0), *points.max(axis=0)]
-    except (KeyError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         return None
     return edges if np.isfinite(edges).all() else None
 
@@ -262,7 +275,8 @@ def make_samples(
             kind = name or box.get("category_id")
             problems.append(f"annotation {box['id']}: there is no category {kind} in the training annotations")
         elif edges is None:
-            problems.append(f"annotation {box['id']}: bbox is {box.get('bbox')}, not [x, y, width, height]")
+            wrong = f"bbox is {box['bbox']}, not" if box.get("bbox") else "it has no bbox and no polygons: add bbox as"
+            problems.append(f"annotation {box['id']}: {wrong} [x, y, width, height]")
         elif edges[0] == edges[2] or edges[1] == edges[3]:
             left_out["boxes without area"] += 1
         else:
@@ -281,11 +295,11 @@ def make_samples(
         inside = (clipped[:, 2:] > clipped[:, :2]).all(dim=1)
         beyond = ~inside | ((clipped - drawn).abs() > 2).any(dim=1)  # boxes of COCO are rounded
         if not drop:
-            wrong = box_convert(drawn[beyond], "xyxy", "xywh").tolist()
+            boxes = box_convert(drawn[beyond], "xyxy", "xywh").tolist()
             problems += [
                 f"{picture.file}: box {box} ([x, y, width, height]) exceeds the picture or has a negative size:"
                 " correct it, or use --data.drop_bad_boxes true"
-                for box in wrong
+                for box in boxes
             ]
         left_out["boxes outside of their pictures"] += int((~inside).sum())
         target = make_target(clipped[inside], labels[inside], iscrowd[inside], image["id"], picture.size)
@@ -381,8 +395,8 @@ class MyDataModule(LightningDataModule):
             return {}
         named: defaultdict[str, list[Path]] = defaultdict(list)
         for file in canvases.list_files(folder, SUFFIXES):
-            named[file.name].append(file)
-            named[file.stem].append(file)
+            for name in {file.name, file.stem, file.stem + file.suffix.lower()}:
+                named[name].append(file)
         contents, self.unused = find_annotations(folder)
         if not contents:
             contents, self.unused = load_voc(folder, self.unused)
@@ -394,7 +408,9 @@ class MyDataModule(LightningDataModule):
             for image in content["images"]:
                 size = image["height"], image["width"]
                 places = [image["folder"], folder / "images", folder, folder / "JPEGImages", *own]
-                tried = [find_picture(str(name), places, free) for name in image.get("names", [image.get("file_name")])]
+                names = [str(name) for name in image.get("names", [image.get("file_name")])]
+                names += [unquote(name) for name in names if "%" in name]  # such as my%20picture.jpg
+                tried = [find_picture(name, places, free) for name in names]
                 file = next(filter(Path.is_file, tried), tried[-1])
                 image |= {"file": file, "size": size if all(size) else None}
         return contents
