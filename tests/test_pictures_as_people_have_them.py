@@ -1484,3 +1484,52 @@ def test_predictions_never_replace_their_inputs(bake: Bake, tmp_path: Path, vari
     done = bake(variant=variant).run("-c", REPLACE, tmp_path, status=2)
     assert ".png" in done.stderr and "choose another folder" in done.stderr
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+PREDICT = """
+    data.inputs = sys.argv[2:]
+    for _ in range(2):
+        data.setup("predict")
+    print(json.dumps([list(data.predict[i][0].shape[1:]) for i in range(len(data.predict))]))
+"""
+
+
+def predict_inputs(project: Project, inputs: Sequence[Path], **options: Any) -> tuple[list[list[int]], str]:
+    """Height and width of the inputs as a new data module reads them, and what it prints to stderr."""
+    code = READ.replace('    data.setup("fit")\n', "").replace("    EXTRA", PREDICT)
+    done = project.run("-c", code, json.dumps(options), *inputs)
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("variant", ["detection", "segmentation"])
+def test_turned_inputs_are_told_once_unless_an_option_decides(bake: Bake, tmp_path: Path, variant: str) -> None:
+    turned, plain = picture(tmp_path / "turned.jpg", exif=exif(6)), picture(tmp_path / "plain.jpg")
+    project = bake(variant=variant)
+    sizes, said = predict_inputs(project, [turned, plain])
+    assert sizes == [[12, 10], [10, 12]]
+    assert said.count("\n") == 1 and str(turned) in said and "--data.turn false" in said
+    assert predict_inputs(project, [plain]) == ([[10, 12]], "")
+    assert predict_inputs(project, [turned], turn=True) == ([[12, 10]], "")
+    assert predict_inputs(project, [turned], turn=False) == ([[10, 12]], "")
+
+
+@pytest.mark.parametrize("content", ["{", '{"annotations": [{"x": 1}]}', "[]"])
+def test_inputs_are_read_whatever_became_of_the_annotations(detection: Reader, tmp_path: Path, content: str) -> None:
+    inside, outside = picture(tmp_path / "data" / "images" / "0.png"), picture(tmp_path / "elsewhere" / "new.png")
+    (tmp_path / "data" / "annotations.json").write_text(content, encoding="utf-8")
+    options = {"data_dir": str(tmp_path / "data")}
+    assert predict_inputs(detection.project, [outside], **options) == ([[10, 12]], "")
+    for inputs in ([inside], [tmp_path]):
+        sizes, said = predict_inputs(detection.project, inputs, **options)
+        assert sizes == [[10, 12]] * (1 if inputs == [inside] else 2)
+        assert said.startswith("warning: ") and str(tmp_path / "data") in said
+    assert predict_inputs(detection.project, [outside], data_dir=str(tmp_path / "gone")) == ([[10, 12]], "")
+
+
+@pytest.mark.parametrize("place", ["images", "."])
+def test_annotated_inputs_keep_their_size(detection: Reader, tmp_path: Path, place: str) -> None:
+    content, file = change(tmp_path, 1)
+    turned = picture(tmp_path / "images" / "0.png", exif=exif(6))
+    write(file, content)
+    assert predict_inputs(detection.project, [tmp_path / place], data_dir=str(tmp_path)) == ([[10, 12]], "")
+    assert predict_inputs(detection.project, [turned])[0] == [[12, 10]]

@@ -186,6 +186,7 @@ def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Count
         OSError: There is no such file, or one has errors.
     """
     files = canvases.list_files(folder, (".xml",))
+    listed, unused = read_lists(folder, "Main", {file.stem for file in files})
     splits = find_splits({file.relative_to(folder).parent for file in files})
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for file in files:
@@ -208,7 +209,6 @@ def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Count
         for image_id, (image, boxes) in zip(numbers, part, strict=False):
             images.append(image | {"id": image_id})
             annotations += [box | {"image_id": image_id, "category_id": names.index(box["category"])} for box in boxes]
-    listed, unused = read_lists(folder, "Main", {file.stem for file in files})
         categories = [{"id": i, "name": name} for i, name in enumerate(names)]
         contents[split] = {"images": images, "annotations": annotations, "categories": categories}
     return contents, left_out
@@ -386,6 +386,7 @@ class MyDataModule(LightningDataModule):
         self.data_dir = ROOT / Path(data_dir).expanduser() if data_dir else None
         self.batch_size, self.num_workers = batch_size, num_workers
         self.folds = folds, fold
+        self.reported = False  # whether the line about turned pictures is printed; a server predicts many times
         self.unused: Counter[str] = Counter()  # files of annotations that are left out
 
     @cached_property
@@ -507,9 +508,24 @@ class MyDataModule(LightningDataModule):
             first.append((picture, {"input": name, "image_id": target["image_id"]}))
         self.predict = PictureDataset(first)
 
+    def _annotated_inputs(self) -> dict[Path, Json]:
+        """The annotated images by file, if inputs may be among them and the annotations can still be read."""
+        if not (folder := self.data_dir):
+            return {}
+        inputs = [Path(each).resolve() for each in self.inputs]
+        if not any(each.is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(each) for each in inputs):
+            return {}
+        try:
+            contents = self.annotated.values()
+        except OSError as error:
+            what = "sizes and ids of the inputs are not taken from the annotations"
+            rank_zero_only(print)(f"warning: {what}: {' '.join(str(error).split())}", file=sys.stderr)
+            return {}
+        return {image["file"].resolve(): image for content in contents for image in content["images"]}
+
     def _read_inputs(self) -> list[Sample]:
         """The pictures to predict, with the columns to print. An annotated picture keeps its annotated id."""
-        images = {image["file"].resolve(): image for part in self.annotated.values() for image in part["images"]}
+        images = self._annotated_inputs()
         others = count(max((image["id"] for image in images.values() if isinstance(image["id"], int)), default=0) + 1)
 
         def measure(file: Path) -> Picture | str:
@@ -517,7 +533,10 @@ class MyDataModule(LightningDataModule):
             return canvases.measure_picture(file, size, self.hparams["turn"] is not False)
 
         samples: list[Sample] = []
-        for picture in canvases.find_pictures(self.inputs, measure):
+        pictures = canvases.find_pictures(self.inputs, measure)
+        if self.hparams["turn"] is None and not self.reported:
+            self.reported = canvases.report_turned([each for each in pictures if each.file.resolve() not in images])
+        for picture in pictures:
             image = images.get(picture.file.resolve())
             samples.append((picture, {"input": str(picture.file), "image_id": image["id"] if image else next(others)}))
         return samples

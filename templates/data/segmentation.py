@@ -414,6 +414,7 @@ class MyDataModule(LightningDataModule):
         self.data_dir = ROOT / Path(data_dir).expanduser() if data_dir else None
         self.batch_size, self.num_workers = batch_size, num_workers
         self.folds = folds, fold
+        self.reported = False  # whether the line about turned pictures is printed; a server predicts many times
 
     @cached_property
     def samples(self) -> tuple[list[str], dict[str, list[Any]]]:
@@ -485,6 +486,8 @@ class MyDataModule(LightningDataModule):
         if stage == "predict" and self.inputs:
             turn = self.hparams["turn"] is not False
             pictures = canvases.find_pictures(self.inputs, partial(canvases.measure_picture, size=None, turn=turn))
+            if self.hparams["turn"] is None and not self.reported:
+                self.reported = canvases.report_turned(pictures)
             self.predict = PictureDataset(pictures, [str(picture.file) for picture in pictures])
             return
         names, splits = self.samples

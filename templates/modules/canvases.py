@@ -172,6 +172,17 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
     return pictures
 
 
+def report_turned(pictures: Sequence[Picture]) -> bool:
+    """Tell whether EXIF data turns pictures to predict, and print a line, as it may have turned none in training."""
+    turned = [picture.file for picture in pictures if picture.upright]
+    if turned:
+        hint = "if the training pictures were not turned, use --data.turn false, else true, which hides this line"
+        rank_zero_only(print)(
+            f"pictures that EXIF data turns upright ({len(turned)}), such as {turned[0]}: {hint}", file=sys.stderr
+        )
+    return bool(turned)
+
+
 def check_depth(files: Sequence[Path]) -> None:
     """Refuse 16-bit pictures that use 12 bits or fewer, as they would be nearly black; the first 20 are looked at.
 
