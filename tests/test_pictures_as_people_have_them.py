@@ -944,6 +944,32 @@ def test_lists_of_pascal_voc_decide_about_splits(detection: Reader, tmp_path: Pa
     assert "left out: 1 XML files" in said
 
 
+@pytest.mark.parametrize("line", ["{}", "{}  1", "{} -1", "{}.png", "JPEGImages/{}.png"])
+def test_lists_of_pascal_voc_hold_names_with_spaces(detection: Reader, tmp_path: Path, line: str) -> None:
+    names = [f"my picture {file.stem}" for file in pictures(tmp_path / "JPEGImages", 12)]
+    for i, name in enumerate(names):
+        (tmp_path / "JPEGImages" / f"{i}.png").rename(tmp_path / "JPEGImages" / f"{name}.png")
+        voc(tmp_path / "Annotations" / f"{name}.xml", f"{name}.png", "a")
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for split, part in (("train", names[:6]), ("val", names[6:9]), ("test", names[9:])):
+        (lists / f"{split}.txt").write_text("\n".join(map(line.format, part)) + "\n", encoding="utf-8")
+    (_, _, boxes), said = detection(tmp_path)
+    found = [
+        {Path(file).stem for file, entry in boxes.items() if entry[0] == split} for split in ("train", "val", "test")
+    ]
+    assert found == [{*names[:6]}, {*names[6:9]}, {*names[9:]}]
+    assert "left out" not in said
+
+
+def test_lists_of_pascal_voc_with_other_names_are_reported(detection: Reader, tmp_path: Path) -> None:
+    for file in pictures(tmp_path / "JPEGImages", 5):
+        voc(tmp_path / "Annotations" / f"{file.stem}.xml", file.name, "a")
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("x\ny\n", encoding="utf-8")
+    assert "5 XML files in no list" in detection.refuses(tmp_path)
+
+
 def test_folders_of_splits_hold_pascal_voc_and_difficult_boxes_do_not_train(detection: Reader, tmp_path: Path) -> None:
     hard = "<object><name>b</name><difficult>1</difficult><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>3</xmax>"
     hard += "<ymax>3</ymax></bndbox></object>"
@@ -1007,32 +1033,6 @@ def test_ids_may_be_texts(detection: Reader, tmp_path: Path) -> None:
     assert all(len(entry[1]) == 1 for entry in boxes.values())
 
 
-def test_boxes_without_area_are_left_out_and_counted(detection: Reader, tmp_path: Path) -> None:
-    content, file = change(tmp_path)
-    content["annotations"][4]["bbox"] = [1, 2, 0, 6]
-    write(file, content)
-    (_, _, boxes), said = detection(tmp_path)
-    assert boxes[str(tmp_path / "images" / "4.png")][1] == []
-    assert "left out: 1 boxes without area" in said
-
-
-@pytest.mark.parametrize("box", [[9, 2, 9, 6], [50, 2, 5, 6], [5, 5, -4, 3]])
-def test_boxes_outside_of_pictures_are_refused_unless_a_flag_drops_them(
-    detection: Reader, tmp_path: Path, box: list[int]
-) -> None:
-    content, file = change(tmp_path)
-    content["annotations"][4]["bbox"] = box
-    write(file, content)
-    assert "--data.drop_bad_boxes" in detection.refuses(tmp_path)
-    (_, _, boxes), _ = detection(tmp_path, drop_bad_boxes=True)
-    assert boxes[str(tmp_path / "images" / "4.png")][1] == ([[9, 2, 12, 8]] if box[0] == 9 else [])
-
-
-@pytest.mark.parametrize("box", [[0.1, 0.2, 0.5, 0.5], [0.8, 0.5, 0.4, 0.3]], ids=["corner", "centre"])
-def test_boxes_that_are_fractions_are_refused(detection: Reader, tmp_path: Path, box: list[float]) -> None:
-    content, file = change(tmp_path)
-    for entry in content["annotations"]:
-        entry["bbox"] = box
 def test_ids_may_be_whole_numbers_with_decimals(detection: Reader, tmp_path: Path) -> None:
     content, file = change(tmp_path)
     for box in content["annotations"]:
@@ -1070,6 +1070,32 @@ def test_picture_with_the_right_case_is_used_first(detection: Reader, tmp_path: 
     assert sorted(boxes) == sorted(map(str, (tmp_path / "pictures").iterdir()))
 
 
+def test_boxes_without_area_are_left_out_and_counted(detection: Reader, tmp_path: Path) -> None:
+    content, file = change(tmp_path)
+    content["annotations"][4]["bbox"] = [1, 2, 0, 6]
+    write(file, content)
+    (_, _, boxes), said = detection(tmp_path)
+    assert boxes[str(tmp_path / "images" / "4.png")][1] == []
+    assert "left out: 1 boxes without area" in said
+
+
+@pytest.mark.parametrize("box", [[9, 2, 9, 6], [50, 2, 5, 6], [5, 5, -4, 3]])
+def test_boxes_outside_of_pictures_are_refused_unless_a_flag_drops_them(
+    detection: Reader, tmp_path: Path, box: list[int]
+) -> None:
+    content, file = change(tmp_path)
+    content["annotations"][4]["bbox"] = box
+    write(file, content)
+    assert "--data.drop_bad_boxes" in detection.refuses(tmp_path)
+    (_, _, boxes), _ = detection(tmp_path, drop_bad_boxes=True)
+    assert boxes[str(tmp_path / "images" / "4.png")][1] == ([[9, 2, 12, 8]] if box[0] == 9 else [])
+
+
+@pytest.mark.parametrize("box", [[0.1, 0.2, 0.5, 0.5], [0.8, 0.5, 0.4, 0.3]], ids=["corner", "centre"])
+def test_boxes_that_are_fractions_are_refused(detection: Reader, tmp_path: Path, box: list[float]) -> None:
+    content, file = change(tmp_path)
+    for entry in content["annotations"]:
+        entry["bbox"] = box
     write(file, content)
     assert "fractions" in detection.refuses(tmp_path)
 
@@ -1128,7 +1154,9 @@ def test_truncated_annotated_picture_is_refused(detection: Reader, tmp_path: Pat
     assert str(cut) in detection.refuses(tmp_path)
 
 
-@pytest.mark.parametrize("hidden", ["._annotations.json", ".vscode/settings.json", "__MACOSX/annotations.json"])
+@pytest.mark.parametrize(
+    "hidden", ["._annotations.json", ".vscode/settings.json", "__MACOSX/annotations.json", "@eaDir/annotations.json"]
+)
 def test_hidden_json_files_are_no_annotations(detection: Reader, tmp_path: Path, hidden: str) -> None:
     content, file = change(tmp_path)
     write(file, content)

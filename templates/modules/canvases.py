@@ -32,7 +32,7 @@ COMPANIONS = (
     "annot|annotations?|coco|data|frames?|ground.?truth|gt|images?|imgs?|inputs?|instances|json|labels?|masks?|photos?"
     "|pictures?|set"
 )
-JUNK = (".", "__MACOSX")  # first characters of hidden files, and a folder of macOS
+JUNK = (".", "__MACOSX", "@eaDir")  # first characters of hidden files, and folders of macOS and Synology
 CANVASES, SIDE = 400, 128  # number of embedded pictures, and their height and width in pixels
 PARTS = 20  # number of groups of embedded pictures; no handwritten digit is in two of them
 Size = tuple[int, int]  # height and width in pixels
