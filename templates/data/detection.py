@@ -494,7 +494,7 @@ class MyDataModule(LightningDataModule):
             self.predict = PictureDataset(self._read_inputs())
             return
         categories, splits = self.samples
-        if categories != dict(zip(self.category_ids, self.class_names, strict=True)):  # attributes set by a checkpoint
+        if categories != dict(zip(self.category_ids, self.class_names, strict=True)):  # of the checkpoint, if there is one
             hint = "use the --data.data_dir with which the model was trained, or train a new model"
             refuse(self.data_dir, [f"its categories {categories} differ from the checkpoint's: {hint}"])
         if stage == "fit":

@@ -326,7 +326,8 @@ class MyDataModule(LightningDataModule):
             of each class are used for it; if there is no val split, an eighth of the remaining ones. Copies of a file
             stay together. Null writes the digits to data/digits and uses them. A relative path starts at the
             project's root.
-        image_size: Height and width in pixels to which pictures are resized, after their centre is cropped to a square.
+        image_size: Height and width in pixels of the model's input. The centre of each picture is cropped to a square
+            and resized to it; training pictures are resized to a seventh more, and cropped at random.
             Null takes the median of the shorter sides of the pictures, rounded to 32, 64, 96 and so on up to 224.
         folds: Number of folds that take the place of train and val; the test split stays.
         fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.

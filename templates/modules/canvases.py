@@ -28,7 +28,7 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM",
 SUFFIXES = tuple(end for end, name in sorted(Image.registered_extensions().items()) if name in (*FORMATS, "MPO"))
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of complete files
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-COMPANIONS = (
+COMPANIONS = (  # words beside the name of a split, as in train_images; a regular expression
     "annot|annotations?|coco|data|frames?|ground.?truth|gt|images?|imgs?|inputs?|instances|json|labels?|masks?|photos?"
     "|pictures?|set"
 )
@@ -184,7 +184,9 @@ def report_turned(pictures: Sequence[Picture]) -> bool:
 
 
 def check_depth(files: Sequence[Path]) -> None:
-    """Refuse 16-bit pictures that use 12 bits or fewer, as they would be nearly black; the first 20 are looked at.
+    """Refuse 16-bit pictures that use 12 bits or fewer, as they would be nearly black.
+
+    Only the first 20 files are looked at; one brighter 16-bit picture among them is enough.
 
     Raises:
         OSError: No value of these pictures is above 4095.

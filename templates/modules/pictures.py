@@ -1,4 +1,4 @@
-"""Read picture files, and shift pictures at random."""
+"""Read picture files and crop them to a shape; shift pictures at random."""
 
 import os
 import sys
@@ -38,7 +38,7 @@ def is_junk(name: str) -> bool:
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     """List each file in `paths`, and the pictures, sorted, in each folder in `paths` and its subfolders.
 
-    Unreadable pictures in folders are left out and named in a warning; files among `paths` are always kept.
+    Pictures in folders that are not readable, see `is_readable`, are left out and named in a warning; files among `paths` are always kept.
 
     Raises:
         FileNotFoundError: A path is neither a file nor a folder, or there is no picture.
@@ -54,7 +54,7 @@ def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def leave_out_unreadable(files: list[Path]) -> list[Path]:
-    """The pictures that can be read; a warning names the others."""
+    """The pictures that pass `is_readable`; a warning names the others."""
     with ThreadPoolExecutor() as pool:
         readable = list(pool.map(is_readable, files))
     unreadable = [str(file) for file, good in zip(files, readable, strict=True) if not good]

@@ -117,7 +117,7 @@ class Predictor:
     def __init__(self, cli: CheckpointCLI) -> None:
         self.cli = cli
         cli.restore()
-        # Both would make layers again, with random weights.
+        # setup and configure_model would make layers again, with random weights.
         cli.model.setup = cli.model.configure_model = lambda **options: None  # type: ignore[method-assign]
         cli.ckpt_path = None  # type: ignore[assignment] # the trainer would read it again for each request
         cli.datamodule.num_workers = 0  # starting worker processes would take longer than reading a few inputs
