@@ -54,6 +54,16 @@ def test_rare_class_is_trained_before_it_is_tested(splits: ModuleType) -> None:
     assert found["train"]["twice"] == 1
 
 
+def test_rare_class_in_groups_of_several_classes_is_trained(splits: ModuleType) -> None:
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        classes = random.choice(["a", "b", "rare", "rarer"], 300, p=[0.5, 0.47, 0.02, 0.01])
+        groups = random.integers(0, 36, 300)
+        for options in ({}, {"folds": 3, "fold": 1}):
+            split = splits.make_splits(groups, classes, **options)
+            assert {*classes[split == "train"]} == {*classes}
+
+
 def test_five_samples_of_each_class_are_enough_for_all_splits(splits: ModuleType) -> None:
     classes = np.repeat(np.arange(20), 5)
     found = shares(splits.make_splits(np.arange(100), classes), classes)

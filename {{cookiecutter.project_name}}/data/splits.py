@@ -23,7 +23,7 @@ def check_fold(folds: int | None, fold: int | None) -> None:
 
 def deal(groups: np.ndarray, classes: np.ndarray, parts: int) -> np.ndarray:
     """Assign groups to parts, stratified by class; return each sample's part, -1 if its class has only one group."""
-    order = np.argsort(classes, kind="stable")  # a group with samples of several classes gets the first class
+    order = np.lexsort((classes, np.bincount(classes)[classes]))  # a group of several classes gets the rarest one
     _, first, group_of = np.unique(groups[order], return_index=True, return_inverse=True)
     class_of = classes[order][first]
     counts = np.bincount(class_of)
