@@ -270,6 +270,77 @@ def test_only_repeated_times_are_named_in_a_series_with_the_newest_first(forecas
     assert [line.split(":")[0].strip() for line in str(refused.value).splitlines()[1:-1]] == ["line 52"]
 
 
+@pytest.mark.parametrize("header", ["year,month,day,min,max", "year,month,day,second,max", "min,year,month,day,max"])
+def test_parts_of_times_follow_the_coarser_part(forecast: ModuleType, tmp_path: Path, header: str) -> None:
+    form = {"year": "%Y", "month": "%m", "day": "%d"}
+    times = DAYS.strftime(",".join(form.get(name, "1%w") for name in header.split(",")))
+    data = series(forecast, tmp_path, list(times), header)
+    assert labels(data) == ["2020-01-01 00:00:00", "2020-04-09 00:00:00"]
+    assert data.columns == [name for name in (*header.split(","), "load") if name not in form]
+
+
+def test_offsets_may_have_no_minutes(forecast: ModuleType, tmp_path: Path) -> None:
+    for freq, last in (("MS", "2028-04"), ("B", "2020-05-19 00:00:00")):
+        times = pd.date_range("2020-01-01", periods=100, freq=freq, tz="Europe/Berlin")
+        texts = [time.strftime("%Y-%m-%d %H:%M:%S%z").removesuffix("00") for time in times]
+        data = series(forecast, tmp_path, texts)
+        assert labels(data)[1] == last and len(data.regular[0]) == 100
+
+
+def test_few_rows_on_weekends_are_named(forecast: ModuleType, tmp_path: Path) -> None:
+    days = [*pd.bdate_range("2020-01-01", periods=100), pd.Timestamp("2020-02-08")]
+    with pytest.raises(OSError, match="weekends") as refused:
+        series(forecast, tmp_path, [f"{day:%Y-%m-%d}" for day in sorted(days)])
+    assert [line.split(":")[0].strip() for line in str(refused.value).splitlines()[2:]] == ["line 30"]
+
+
+@pytest.mark.parametrize("freq", ["BME", "BMS", "BQE", "WOM-3FRI"])
+def test_times_in_equally_many_months_are_months(forecast: ModuleType, tmp_path: Path, freq: str) -> None:
+    times = pd.date_range("2000-01-01", periods=60, freq=freq)
+    data = series(forecast, tmp_path, list(times.strftime("%Y-%m-%d")))
+    assert labels(data) == list(times[[0, -1]].strftime("%Y-%m")) and len(data.regular[0]) == 60
+
+
+def test_steps_of_thirty_days_are_no_months(forecast: ModuleType, tmp_path: Path) -> None:
+    times = pd.date_range("2000-01-15", periods=20, freq="30D")
+    assert labels(series(forecast, tmp_path, list(times.strftime("%Y-%m-%d"))))[0] == "2000-01-15 00:00:00"
+
+
+def test_new_series_have_the_steps_of_the_training_series(forecast: ModuleType, tmp_path: Path) -> None:
+    days = pd.bdate_range("2020-01-01", periods=100)
+    data = series(forecast, tmp_path, list(days.strftime("%Y-%m-%d")), lookback=5)
+
+    def predict(times: pd.DatetimeIndex, data: Any = data) -> Any:
+        rows = [f"{time},{i}" for i, time in enumerate(times)]
+        data.inputs = [str(write(tmp_path, "\n".join(["time,load", *rows]), "new.csv"))]
+        data.setup("predict")
+        return data.predict[0]
+
+    inputs, columns = predict(days[-5:])  # from Wednesday to Tuesday
+    assert inputs.flatten().tolist() == [0, 1, 2, 3, 4]
+    assert columns["time"] == ["2020-05-20 00:00:00", "2020-05-21 00:00:00"]
+    with pytest.raises(OSError, match=r"line 4: 2020-01-04 .* between two steps"):
+        predict(pd.date_range("2020-01-02", periods=20))
+    months = series(forecast, tmp_path, list(MONTHS.strftime("%Y-%m-%d")))
+    assert predict(MONTHS[:9], months)[1]["time"] == ["2000-10", "2000-11"]
+    with pytest.raises(OSError, match=r"line 3: 2000-01-20 .* between two steps"):
+        predict(MONTHS[:9].insert(1, pd.Timestamp("2000-01-20")), months)
+    hours = series(forecast, tmp_path, list(pd.date_range("2020-01-01", periods=100, freq="h").astype(str)))
+    for freq, ratio in (("D", "24 times"), ("2h", "2 times"), ("15min", "0.25 times")):
+        with pytest.raises(OSError, match=ratio):
+            predict(pd.date_range("2020-01-01", periods=20, freq=freq), hours)
+
+
+def test_changes_too_small_for_float32_are_warned_about(
+    forecast: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for start, warned in ((5e8, True), (5e5, False)):
+        rows = [f"{day},{start + 3 * i:.0f},{i % 9}" for i, day in enumerate(DAYS.strftime("%Y-%m-%d"))]
+        read(forecast, write(tmp_path, "\n".join(["day,meter,load", *rows])), lookback=8, horizon=2)
+        printed = capsys.readouterr().err
+        assert ("'meter'" in printed) == warned and "'load'" not in printed
+
+
 # Tables
 
 

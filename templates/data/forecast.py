@@ -3,8 +3,9 @@
 Source: C. D. Keeling and T. P. Whorf, Scripps Institution of Oceanography, La Jolla, 2004, from July 1964 on
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from data.tables import (
     mask_gaps,
     read_table,
     refuse,
+    warn,
     warn_of_guesses,
     warn_of_unused,
 )
@@ -37,7 +39,7 @@ from data.tables import (
 ROOT = Path(__file__).resolve().parents[1]
 DAY = 24 * 3600 * 10**6  # microseconds
 TOLERANCE = 0.05  # steps by which a time may differ from a regular one
-OFFSET = r"(?<=:\d\d)(?:[.,]\d+)? ?[+-]\d\d:?\d\d$"  # from UTC, after the time of day
+OFFSET = r"(?<=:\d\d)(?:[.,]\d+)? ?[+-]\d\d(?::?\d\d)?$"  # from UTC, after the time of day
 CLOCK = r"\d\d?[:.]\d\d([:.]\d\d([.,]\d+)?)?( ?[AaPp][Mm])?"
 COMPACT = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # by number of digits
 EPOCHS = {"seconds": "s", "milliseconds": "ms"}  # since 1970
@@ -129,7 +131,8 @@ def find_times(frame: pd.DataFrame, given: list[str], file: Path) -> tuple[list[
             if clock and (formats := find_time_formats(join_columns(frame, [date, name]))):
                 return formats, [date, name]
         return find_time_formats(frame[date]), [date]
-    parts = {code: name for code, known in PARTS.items() for name in names if name.casefold() in known}
+    found = {code: name for code, known in PARTS.items() for name in names if name.casefold() in known}
+    parts = {code: found[code] for code in takewhile(found.__contains__, PARTS)}  # minutes only after hours
     if "%Y" in parts and "%m" in parts:
         if not frame[parts["%m"]].str.isdecimal().all():
             month = "%b" if frame[parts["%m"]].str.len().max() == 3 else "%B"
@@ -144,24 +147,32 @@ class Clock:
     Args:
         times: Datetimes or numbers. The step is the most frequent difference of two of them. Calendar months
             count as equal; in a daily series without weekends, so does the step from Friday to Monday.
+        steps: The steps of another clock to use instead; see `MyDataModule.steps`.
     """
 
-    def __init__(self, times: pd.Series) -> None:
+    def __init__(self, times: pd.Series, steps: Mapping[str, Any] | None = None) -> None:
         self.dates = is_datetime64_any_dtype(times)
-        self.months = self.dates and self._are_months(times)
-        self.weekdays = self.dates and self._are_weekdays(times)
+        self.months = steps["months"] if steps else self.dates and self._are_months(times)
+        self.weekdays = steps["weekdays"] if steps else self.dates and self._are_weekdays(times)
         self.time_of_day = (times - times.dt.normalize()).iloc[0] if self.weekdays else pd.Timedelta(0)
         ticks = self._ticks(times)
-        steps = pd.Series(np.diff(ticks))
-        self.start, step = ticks[0], steps[steps > 0].mode().get(0, 1)
-        self.step = step if (steps % step == 0).all() else steps[(steps / step).round(1) == 1].mean()  # rounded times
-        self.regularity = float((steps == step).mean())
+        gaps = pd.Series(np.diff(ticks))
+        self.start, step = ticks[0], gaps[gaps > 0].mode().get(0, 1)
+        self.regularity = float((gaps == step).mean())
+        if (gaps % step != 0).any():  # rounded times
+            step = gaps[(gaps / step).round(1) == 1].mean()
+        self.step = steps["step"] if steps else float(step)
 
     @staticmethod
     def _are_months(times: pd.Series) -> bool:
-        """Return whether all times are 28 or more days apart and on the same day, or the last day, of a month."""
+        """Return whether all times are 28 or more days apart and on the same day, or the last day, of a month.
+
+        Times in equally many months in a row, such as the last weekday of each, are months, too.
+        """
+        days, months = times.diff()[1:], (times.dt.year * 12 + times.dt.month).diff()[1:]
         same_day = times.dt.day.nunique() == 1 or times.dt.is_month_end.all()
-        return bool(same_day and (times.diff()[1:] >= pd.Timedelta(days=28)).all())
+        in_a_row = days.nunique() > 1 and months.nunique() == 1 and months.iloc[0] > 0
+        return bool(in_a_row or (same_day and (days >= pd.Timedelta(days=28)).all()))
 
     @staticmethod
     def _are_weekdays(times: pd.Series) -> bool:
@@ -174,7 +185,8 @@ class Clock:
         if self.months:
             return (times.dt.year * 12 + times.dt.month - 1).to_numpy()
         if self.weekdays:
-            return np.busday_count("1970-01-01", times.dt.tz_localize(None).to_numpy("datetime64[D]"))
+            days = np.busday_count("1970-01-01", times.dt.tz_localize(None).to_numpy("datetime64[D]"))
+            return days - 0.5 * (times.dt.day_of_week > 4).to_numpy()  # a weekend lies between two steps
         return times.astype("datetime64[us, UTC]").astype(np.int64).to_numpy() if self.dates else times.to_numpy()
 
     def positions(self, times: pd.Series) -> np.ndarray:
@@ -185,7 +197,7 @@ class Clock:
         """The time of a step as text."""
         tick = self.start + position * self.step
         if self.months:
-            return f"{tick // 12:04}-{tick % 12 + 1:02}"
+            return f"{int(tick) // 12:04}-{int(tick) % 12 + 1:02}"
         if self.weekdays:
             return str(pd.Timestamp("1970-01-01") + pd.offsets.BusinessDay(int(tick)) + self.time_of_day)
         return str(pd.Timestamp(round(tick), unit="us")) if self.dates else f"{tick:.15g}"
@@ -379,9 +391,15 @@ class MyDataModule(LightningDataModule):
         times, values = self._series(file)
         if len(values) < 3:
             refuse(file, ["need at least three rows to find the time step"])
-        clock = Clock(times)
+        clock = Clock(times, None if file == self.file else self.steps)
         positions = clock.positions(times)
-        uneven = times.index[np.abs(positions - positions.round()) > TOLERANCE]
+        usual = pd.Series(np.diff(positions)).round(2).mode()[0]
+        if file != self.file and abs(usual - 1) > TOLERANCE:
+            problem = f"the time step is {usual:g} times that of the training data"
+            refuse(file, [f"{problem}: give times with the same step"])
+        refuse(file, self._rare_weekends(times) if clock.dates and clock.step == DAY else [])
+        between = np.abs(positions - positions.round()) > TOLERANCE
+        uneven = times.index[between | (np.diff(positions.round(), prepend=-1) < 1)]
         refuse(file, [f"line {line}: {times[line]} lies between two steps of the times" for line in uneven])
         if positions[-1] > max(1_000_000, len(times) * (self.hparams["max_gap"] + 1)):  # may exceed the memory
             refuse(file, [f"{len(times)} rows span {positions[-1]:.0f} steps: check the first and the last time"])
@@ -390,6 +408,15 @@ class MyDataModule(LightningDataModule):
         if filled := values.isna().sum().sum():
             self.notes.append(f"{filled} of {values.size} values are missing and get the values before them")
         return values.ffill().to_numpy(), clock
+
+    @staticmethod
+    def _rare_weekends(times: pd.Series) -> list[str]:
+        """The times of a daily series that are on weekends, if these are less than a twentieth of all times."""
+        weekends = times[times.dt.day_of_week > 4]
+        if not 0 < len(weekends) < len(times) / 20:
+            return []
+        hint = "remove these rows, or add the other weekends; the only rows on weekends are"
+        return [hint, *(f"line {line}: {time}" for line, time in weekends.items())]
 
     def _long_gaps(self, values: pd.Series, clock: Clock) -> list[str]:
         """The gaps of a column that are not to be filled: long ones, and one at the start."""
@@ -406,6 +433,12 @@ class MyDataModule(LightningDataModule):
     @cached_property
     def regular(self) -> tuple[np.ndarray, Clock]:
         return self.make_regular(self.file)
+
+    @cached_property
+    def steps(self) -> dict[str, float]:
+        """Size of the steps between times, and whether they are months or weekdays; inputs have the same."""
+        clock = self.regular[1]
+        return {"step": clock.step, "months": clock.months, "weekdays": clock.weekdays}
 
     @cached_property
     def borders(self) -> tuple[int, int, int]:
@@ -463,12 +496,21 @@ class MyDataModule(LightningDataModule):
             return
         if stage == "fit":
             rank_zero_only(print)(self.report(), flush=True)
+            self._warn_of_rounding()
         first, second, test = self.borders
         self.train = self._windows(self.lookback, first)
         if self.hparams["batch_size"] is None:
             self.batch_size = min(max(len(self.train) // 32, 8), 32)
         self.val = self._windows(first, second)
         self.test = self._windows(test, len(self.regular[0]))
+
+    def _warn_of_rounding(self) -> None:
+        """Print a warning for each column whose usual change is not far above the precision of float32."""
+        for name, values in zip(self.columns, self.regular[0].T, strict=True):
+            changes = np.abs(np.diff(values))
+            usual = np.median(changes[changes > 0]) if changes.any() else np.inf
+            if np.spacing(np.float32(np.abs(values).max())) > usual / 10:
+                warn(f"float32 rounds {name!r}, which often changes by {usual:g}: subtract a constant from the column")
 
     def _windows(self, first: int, end: int) -> BatchDataset:
         """All windows with targets in the rows from `first` to before `end`."""

@@ -65,6 +65,7 @@ class MyModel(LightningModule):
         horizon: Number of steps that it forecasts.
         times: Format of the times, and the columns that hold them.
         forms: Notation of the numbers in each column.
+        steps: Size of the steps between times, and whether they are months or weekdays.
         channels: Filters of each convolution.
         layers: Number of convolutions.
         dropout: Share of the last hidden values that is set to 0 in training.
@@ -84,6 +85,7 @@ class MyModel(LightningModule):
         horizon: int,
         times: list[str],
         forms: dict[str, str],
+        steps: dict[str, float],
         channels: PositiveInt = 32,
         layers: PositiveInt = 2,
         dropout: Dropout = 0.5,  # type: ignore[valid-type]
