@@ -197,6 +197,10 @@ def test_column_that_counts_the_rows_is_warned_about(tabular: Variant, rows: pd.
     warning = "warning: column 'id' looks like row names or row numbers: --data.ignore+=id leaves it out\n"
     assert tabular(file, "--data.target=size").stderr == warning
     assert tabular(file, "--data.target=size", "--data.ignore+=id").stderr == ""
+    file = save(rows.rename_axis("row id").reset_index(), tmp_path)
+    flag = shlex.split(tabular(file, "--data.target=size").stderr)[-4]
+    assert flag == "--data.ignore+=row id"
+    assert tabular(file, "--data.target=size", flag).stderr == ""
 
 
 def test_numbers_of_many_rows_are_encoded_by_bins_of_their_values(tabular: Variant, tmp_path: Path) -> None:

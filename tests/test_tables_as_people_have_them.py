@@ -436,6 +436,38 @@ def test_comments_at_the_start_are_left_out_but_not_a_header(
     assert "are comments" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("row", ["u{},v{},{}", "{},{},{}"])
+@pytest.mark.parametrize("comment", ["# made by Foo, Bar, Baz on 2020", "# made by A, B, C and D", "# x"])
+def test_comments_may_have_as_many_fields_as_the_header(
+    tabular: ModuleType, tmp_path: Path, row: str, comment: str
+) -> None:
+    rows = [row.format(i % 7, i % 9, "ab"[i % 2]) for i in range(90)]
+    data = read(tabular, write(tmp_path, "\n".join([comment, "x,y,k", *rows])))
+    assert list(data.frame) == ["x", "y", "k"] and len(data.frame) == 90
+
+
+def test_a_header_may_begin_with_a_number_sign(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{i % 7} {i % 9}.5 {i % 5}.5" for i in range(90)]
+    data = read(tabular, write(tmp_path, "\n".join(["# first run", "# x y z", *rows])))
+    assert list(data.frame) == ["x", "y", "z"] and len(data.frame) == 90
+    rows = [f"{i},name {i % 20},{'ab'[i % 2]}" for i in range(90)]
+    assert list(read(tabular, write(tmp_path, "\n".join(["#,name,k", *rows]))).frame) == ["#", "name", "k"]
+
+
+@pytest.mark.parametrize("start", ["|1x3 Cross validator", "Station: 3, North", "Station\n1"])
+def test_a_title_is_one_problem(tabular: ModuleType, tmp_path: Path, start: str) -> None:
+    rows = [f"{i % 7}.5,{i % 9},{i % 5},{'ab'[i % 2]}" for i in range(90)]
+    with pytest.raises(OSError, match="line 1 if it is a title") as refused:
+        read(tabular, write(tmp_path, "\n".join([start, *rows])), header="none")
+    assert len(str(refused.value).splitlines()) == 3
+
+
+def test_arff_is_refused_as_such(tabular: ModuleType, tmp_path: Path) -> None:
+    text = "% a title\n%\n\n@RELATION iris\n@attribute x numeric\n@data\n" + "1,2\n" * 40
+    with pytest.raises(OSError, match="it is ARFF"):
+        read(tabular, write(tmp_path, text))
+
+
 def test_trailing_separators_and_names_of_columns_are_put_right(tabular: ModuleType, tmp_path: Path) -> None:
     lines = table(separator=",", decimal=".").splitlines()
     plain = read(tabular, write(tmp_path, "\n".join(lines)))
@@ -510,6 +542,90 @@ def test_booleans_have_one_spelling(tabular: ModuleType, tmp_path: Path) -> None
     data.setup("predict")
     first, second, third = (features[1].item() for features, _ in data.predict)
     assert {first, third} == {1, 2} and second == first
+
+
+def test_booleans_are_spelt_in_every_part_as_in_the_whole_file(tabular: ModuleType, tmp_path: Path) -> None:
+    kinds = np.random.default_rng(0).choice(["Yes", "yes", "YES ", "no", "No"], (120, 2))
+    rows = [f"{i}.5,{smokes},{ill}" for i, (smokes, ill) in enumerate(kinds)]
+    file, names = write(tmp_path, "\n".join(["x,smokes,ill", *rows])), set()
+    for fold in range(1, 7):
+        data = read(tabular, file, folds=6, fold=fold)
+        data.predict_split, data.inputs = "val", []
+        data.setup("predict")
+        truths = {columns["truth"] for _, columns in data.predict}
+        data.inputs = [str(write(tmp_path, "x,smokes,ill\n1,yes,yEs\n2,no,NO\n", "new.csv"))]
+        data.setup("predict")
+        truths |= {columns["truth"] for _, columns in data.predict}
+        assert truths == {*data.class_names}
+        names.add((*data.class_names, *data.categories["smokes"]))
+    assert len(names) == 1 and len(data.class_names) == 2
+
+
+def test_gaps_of_database_dumps_are_gaps(tabular: ModuleType, tmp_path: Path) -> None:
+    gap = r"\N"
+    rows = [f"{gap if i % 5 == 0 else i},{gap if i % 3 == 0 else 'ab'[i % 2]},{i % 7}.5" for i in range(90)]
+    data = read(tabular, write(tmp_path, "\n".join(["a,kind,y", *rows])))
+    assert list(data.numbers) == ["a"] and data.categories["kind"] == ["(missing)", "a", "b"]
+    rows = [f"{i % 9},{gap if i % 30 == 0 else 'ab'[i % 2]}" for i in range(90)]
+    assert read(tabular, write(tmp_path, "\n".join(["a,kind", *rows]))).class_names == ["a", "b"]
+
+
+@pytest.mark.parametrize("value", ["{i}.5", "2020-01-{day:02}"])
+def test_categories_that_are_mostly_numbers_or_dates_are_noted(
+    tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    rows = [f"{'none yet' if i % 4 == 0 else value.format(i=i % 9, day=i % 9 + 1)},u{i % 3},{i}.5" for i in range(90)]
+    data = read(tabular, write(tmp_path, "\n".join(["a,kind,y", *rows])))
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "--data.numeric" in line]
+    assert "'a'" in note and "--data.missing" in note and list(data.categories) == ["a", "kind"]
+    assert list(read(tabular, tmp_path / "rows.csv", missing=["none yet"]).numbers) == ["a"]
+
+
+def test_a_first_date_of_zeros_is_asked_about(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{'0000-00-00' if i % 30 == 0 else day},{i}.5" for i, day in enumerate(DAYS.strftime("%Y-%m-%d"))]
+    file = write(tmp_path, "\n".join(["day,y", *rows]))
+    with pytest.raises(OSError, match=r"--data\.missing(.|\n)*line 2: 'day' is '0000-00-00'"):
+        read(tabular, file)
+    assert read(tabular, file, missing=["0000-00-00"]).forms["day"] == "ISO8601"
+
+
+def test_few_texts_among_numbers_may_be_categories(tabular: ModuleType, tmp_path: Path) -> None:
+    rows = [f"{'a' if i % 30 == 0 else 0},{i % 9},{i}.5" for i in range(90)]
+    file = write(tmp_path, "\n".join(["holiday,x,y", *rows]))
+    with pytest.raises(OSError, match=r"--data\.categorical.*--data\.missing"):
+        read(tabular, file)
+    assert read(tabular, file, categorical=["holiday"]).categories == {"holiday": ["0", "a"]}
+
+
+@pytest.mark.parametrize("ignore", [["kind"], ["a", "b", "c"]])
+def test_target_and_at_least_one_column_remain(tabular: ModuleType, tmp_path: Path, ignore: list[str]) -> None:
+    with pytest.raises(OSError, match=r"target 'kind' (is|are) in --data\.ignore"):
+        read(tabular, write(tmp_path, table()), ignore=ignore)
+
+
+def test_decimal_commas_of_a_single_column_are_not_row_names(tabular: ModuleType, tmp_path: Path) -> None:
+    data = read(tabular, write(tmp_path, "x;y\n" + "\n".join(f"{i},5;{i % 7},5" for i in range(90))))
+    data.inputs = [str(write(tmp_path, "x\n1,5\n2,5\n3,7\n", "new.csv"))]
+    with pytest.raises(OSError, match=r"(?s)--data\.separator.*line 2: 2 fields, but the header has 1"):
+        data.setup("predict")
+
+
+def test_truths_of_new_rows_may_be_unknown_and_booleans_may_be_those_of_json(
+    tabular: ModuleType, tmp_path: Path
+) -> None:
+    rows = [f"{i % 9},{i % 2 == 0},{i}.5" for i in range(90)]
+    data = read(tabular, write(tmp_path, "\n".join(["x,f,y", *rows])))
+    new = json.dumps([{"x": 1, "f": True}, {"x": 1, "f": "true"}, {"x": 1, "f": False}])
+    data.inputs = [str(write(tmp_path, "x,f,y\n1,True,TBD\n1,False,7.5\n", "new.csv"))]
+    data.setup("predict")
+    assert [columns["truth"] for _, columns in data.predict] == ["(missing)", "7.5"]
+    data.inputs = [str(write(tmp_path, new, "new.json"))]
+    data.setup("predict")
+    first, second, third = (features[1].item() for features, _ in data.predict)
+    assert first == second == data.categories["f"].index("True") + 1 and third == 3 - first
+    data.inputs = [str(write(tmp_path, '[{"x": [1], "f": true}]', "new.json"))]
+    with pytest.raises(OSError, match="item 1: 'x' is a list"):
+        data.setup("predict")
 
 
 def test_dates_are_numbers(tabular: ModuleType, tmp_path: Path) -> None:
@@ -655,7 +771,10 @@ def test_totals_at_the_end_are_left_out(
     rows = [f"shop {i % 9},{i % 50},{i}.5" for i in range(90)]
     data = read(tabular, write(tmp_path, "\n".join(["shop,staff,sales", *rows, "Total,2185,4050"])))
     assert len(data.frame) == 90 and data.frame["sales"].max() == 89.5
-    assert "the last row of rows.csv is left out" in capsys.readouterr().out
+    assert "the last row of rows.csv is left out" in capsys.readouterr().err
+    data.inputs = [str(write(tmp_path, "shop,staff\nshop 1,5\nshop 2,6\nTotal,eleven\n", "new.csv"))]
+    data.setup("predict")
+    assert len(data.predict) == 2 and "the last row of new.csv is left out" in capsys.readouterr().err
 
 
 def test_ignored_columns_may_be_missing_in_other_files(tabular: ModuleType, tmp_path: Path) -> None:
@@ -713,6 +832,12 @@ def test_labels_and_texts_without_a_header(texts: ModuleType, tmp_path: Path) ->
         read(texts, file)
     data = read(texts, file, header="none")
     assert data.class_names == ["ham", "spam"] and sum(map(len, data.splits.values())) == 120
+
+
+def test_a_first_row_with_the_number_of_a_class_is_refused(texts: ModuleType, tmp_path: Path) -> None:
+    rows = [f'"{i % 2 + 1}","title {i}","{text}"' for i, (_, text) in enumerate(lines_of())]
+    with pytest.raises(OSError, match=r"line 1 .*--data\.header none"):
+        read(texts, write(tmp_path, "\n".join(rows)))
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -3,6 +3,7 @@
 Source: B. Efron et al., Least Angle Regression, Annals of Statistics 32, 2004, https://doi.org/10.1214/009053604000000067
 """
 
+import shlex
 import warnings
 from collections.abc import Collection, Sequence
 from functools import cached_property
@@ -34,6 +35,7 @@ from data.tables import (
     find_forms,
     find_splits,
     mask_gaps,
+    mostly_numbers,
     read_json_rows,
     read_table,
     refuse,
@@ -61,12 +63,16 @@ class BatchDataset(TensorDataset):
 
 
 def as_categories(column: pd.Series) -> pd.Series:
-    """Return the values as text: gaps become a category, 2.0 becomes "2", and "TRUE" and "true" become equal."""
+    """Return the values as text: gaps become a category, and 2.0 becomes "2"."""
     texts = column.astype(object).where(column.notna(), MISSING).astype(str)
-    texts = texts.str.replace(r"^([+-]?\d+)[.,]0$", r"\1", regex=True)
-    words = texts[texts.str.casefold().isin(BOOLEANS)]
+    return texts.str.replace(r"^([+-]?\d+)[.,]0$", r"\1", regex=True)
+
+
+def spell_booleans(column: pd.Series) -> pd.Series:
+    """Give booleans that differ only in upper and lower case, such as TRUE and true, the most frequent spelling."""
+    words = column[column.str.casefold().isin(BOOLEANS)]
     spellings = {word: group.mode()[0] for word, group in words.groupby(words.str.casefold())}
-    return texts.replace({word: spellings[word.casefold()] for word in words.unique()})
+    return column.replace({word: spellings[word.casefold()] for word in words.unique()})
 
 
 def to_codes(column: pd.Series, names: list[str]) -> pd.Series:
@@ -134,7 +140,12 @@ class MyDataModule(LightningDataModule):
         self.notes: list[str] = []
 
     def _read(self, file: Path, named: Collection[str] = ()) -> pd.DataFrame:
-        return read_table(file, self.notes, named, self.hparams).apply(lambda column: column.str.strip())
+        frame = read_table(file, self.notes, named, self.hparams).apply(lambda column: column.str.strip())
+        *others, last = frame.iloc[:, 0].str.casefold()
+        if others and last in ("total", "grand total", "sum", "summe", "gesamt") and last not in others:
+            warn(f"the last row of {file.name} is left out, as it begins with {last!r}")
+            return frame[:-1]
+        return frame
 
     @cached_property
     def parts(self) -> dict[str, pd.DataFrame]:
@@ -149,18 +160,18 @@ class MyDataModule(LightningDataModule):
         hint = f"the columns are {', '.join(columns)}"
         refuse(files["train"], ["there is one column only: set --data.separator"] if len(columns) < 2 else [])
         refuse(files["train"], [f"there is no column {name!r}: {hint}" for name in sorted(named - {*columns})])
-        target = self.hparams["target"] or columns[-1]
+        target, ignored = self.hparams["target"] or columns[-1], self.hparams["ignore"] or []
+        if target in ignored:
+            refuse(self.file, [f"the target {target!r} is in --data.ignore: set another --data.target"])
+        if not {*columns} - {target, *ignored}:
+            refuse(self.file, [f"all columns except the target {target!r} are in --data.ignore: keep at least one"])
         for split in [split for split, part in parts.items() if target not in part]:
             self.notes.append(f"{files[split].name} is left out, as it has no column {target!r}")
             del parts[split]
         for split, part in parts.items():
-            lacking = [name for name in columns if name not in (*part, *(self.hparams["ignore"] or []))]
+            lacking = [name for name in columns if name not in (*part, *ignored)]
             hint = f"add it, or remove it from {files['train'].name}"
             refuse(files[split], [f"there is no column {name!r}: {hint}" for name in lacking])
-            *others, last = part.iloc[:, 0].str.casefold()
-            if last in ("total", "grand total", "sum", "summe", "gesamt") and last not in others:
-                self.notes.append(f"the last row of {files[split].name} is left out, as it begins with {last!r}")
-                parts[split] = part = part[:-1]
             if len(files) > 1:
                 part.index = pd.Index([f"{line} of {files[split].name}" for line in part.index])
         return parts
@@ -168,8 +179,7 @@ class MyDataModule(LightningDataModule):
     @cached_property
     def texts(self) -> pd.DataFrame:
         """All rows before conversion, with the number of the line as the index; gaps are NaN, except in the target."""
-        frame = pd.concat(self.parts.values())
-        target = self.hparams["target"] or frame.columns[-1]
+        frame, target = pd.concat(self.parts.values()), self.target
         if self.file:  # in the target, None and NA may be classes
             warn_of_unused(frame, self.hparams["missing"])
             frame = mask_gaps(frame, self.hparams["missing"]).assign(**{target: frame[target]})
@@ -177,7 +187,7 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def target(self) -> str:
-        return self.hparams["target"] or self.texts.columns[-1]
+        return self.hparams["target"] or self.parts["train"].columns[-1]
 
     @cached_property
     def forms(self) -> dict[str, str]:
@@ -195,6 +205,9 @@ class MyDataModule(LightningDataModule):
             elif formats:
                 hint = "write them as YYYY-MM-DD to use them as dates"
                 warn(f"dates in {name!r} are read as categories, as they could be {' or '.join(formats)}: {hint}")
+            elif mostly_numbers(frame[name]):
+                hint = "set --data.missing to the texts that stand for gaps, or add the column to --data.numeric"
+                self.notes.append(f"{name!r} is read as categories, but most values are numbers or dates: {hint}")
         return forms
 
     @cached_property
@@ -211,8 +224,11 @@ class MyDataModule(LightningDataModule):
         if target in self.forms:
             frame[target] = mask_gaps(frame[[target]], self.hparams["missing"])[target]
         else:
-            frame[target] = frame[target].mask(frame[target].isin(["", "?", *(self.hparams["missing"] or [])]))
-        invalid = convert_numbers(frame, self.forms, self.hparams["missing"])
+            frame[target] = frame[target].mask(frame[target].isin(["", "?", r"\N", *(self.hparams["missing"] or [])]))
+        advice = "correct them, use --data.categorical if the column holds categories"
+        invalid = convert_numbers(frame, self.forms, self.hparams["missing"], advice)
+        for name in frame.columns.drop([*self.forms]):
+            frame[name] = spell_booleans(frame[name])
         lines = frame.index[frame[target].isna()]
         problems = [f"line {line}: {target!r} is missing" for line in lines] if len(lines) > 0.1 * len(frame) else []
         if problems:
@@ -283,8 +299,7 @@ class MyDataModule(LightningDataModule):
     @cached_property
     def class_counts(self) -> list[int]:
         """Number of training rows of each class."""
-        counts = as_categories(self.splits["train"][self.target]).value_counts()
-        return [int(counts[name]) for name in self.class_names]
+        return as_categories(self.splits["train"][self.target]).value_counts()[self.class_names].tolist()
 
     @cached_property
     def target_scale(self) -> list[float]:
@@ -344,7 +359,8 @@ class MyDataModule(LightningDataModule):
                 continue
             counts = all((pd.to_numeric(part, errors="coerce").diff()[1:] == 1).all() for part in parts)
             if differ and len(self.frame) > 20 and (counts or not is_numeric_dtype(values)):
-                warn(f"column {name!r} looks like row names or row numbers: --data.ignore+={name} leaves it out")
+                flag = shlex.quote(f"--data.ignore+={name}")
+                warn(f"column {name!r} looks like row names or row numbers: {flag} leaves it out")
             names.append(name)
         if not names:
             hint = "all are constant, without a name or in --data.ignore"
@@ -426,7 +442,8 @@ class MyDataModule(LightningDataModule):
         for file, frame in frames.items():
             columns = [{"input": f"{file}:{line}"} for line in frame.index]
             if has_truth:
-                truths = as_categories(frame[self.target])
+                names = to_codes(frame[self.target], self.class_names).map(dict(enumerate(self.class_names)))
+                truths = names.astype(object).fillna(as_categories(frame[self.target]))
                 columns = [row | {"truth": truth} for row, truth in zip(columns, truths, strict=True)]
             features = zip(*self.encode(frame), strict=True)
             samples += zip(features, columns, strict=True)
@@ -441,8 +458,9 @@ class MyDataModule(LightningDataModule):
         frame = mask_gaps(texts, self.hparams["missing"])
         if self.target in texts and self.target not in self.forms:
             frame[self.target] = texts[self.target]
-        used = [name for name in (*self.numbers, self.target) if name in self.forms and name in frame]
-        refuse(file, convert_numbers(frame, {name: self.forms[name] for name in used}, self.hparams["missing"]))
+        refuse(file, convert_numbers(frame, {name: self.forms[name] for name in self.numbers}, self.hparams["missing"]))
+        if self.target in frame and self.target in self.forms:  # other texts become gaps, as no truth is needed
+            convert_numbers(frame, {self.target: self.forms[self.target]}, self.hparams["missing"])
         self._warn_of_unknown(frame, str(file))
         return frame
 

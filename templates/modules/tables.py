@@ -19,7 +19,8 @@ from lightning.pytorch.utilities import rank_zero_only
 SEPARATORS = {"\t": "tabs", ";": "';'", "|": "'|'", ",": "','", " ": "blanks"}  # in the order in which they are tried
 ENCODINGS = ["cp1252", "cp1251", "cp932", "gb18030", "big5", "euc_kr"]  # of files that are not UTF-8
 BINARY = re.compile(rb"PK\x03\x04|PAR1|ARROW1|SQLite|\xd0\xcf\x11\xe0|\x1f\x8b|BZh|\xfd7zXZ|\(\xb5/\xfd")
-GAPS = {"", "?", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "nat"}
+GAPS = {"", "?", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "nat", r"\n"}
+ARFF = re.compile(r"(\s|%.*\n)*@relation", re.IGNORECASE)
 NUMBER = re.compile(r"[+-]?\d*[.,]?\d+([eE][+-]?\d+)?")
 UNITS = "%$€£¥₹₩₽"
 SPLITS = {"train": "train(ing)?", "val": "val(id(ation)?)?|dev(elopment)?", "test": "test(ing)?"}
@@ -115,8 +116,8 @@ def read_json_rows(file: Path, forms: Mapping[str, str]) -> pd.DataFrame:
     """
     rows = read_json(file, dict)
     fields = [(i, name, value) for i, row in enumerate(rows, 1) for name, value in row.items()]
-    wrong = [(i, name) for i, name, value in fields if type(value) not in (int, float, str, type(None))]
-    refuse(file, [f"item {i}: {name!r} is neither a number, nor text, nor null" for i, name in wrong])
+    wrong = [(i, name) for i, name, value in fields if isinstance(value, list | dict)]
+    refuse(file, [f"item {i}: {name!r} is a list or an object: give one value" for i, name in wrong])
     texts = [{name: to_text(value, forms.get(name, ".")) for name, value in row.items()} for row in rows]
     return pd.DataFrame(texts, index=range(1, len(rows) + 1), dtype=object).fillna("")
 
@@ -159,15 +160,24 @@ def find_separator(text: str) -> str:
     return next(iter(equal), None) or max(",|;\t", key=text.lstrip().partition("\n")[0].count)
 
 
-def blank_comments(text: str, separator: str | None) -> str:
-    """Empty the lines at the start that begin with # or % and have fewer fields than the first line after them."""
+def blank_comments(text: str, separator: str | None, header: Header | None) -> str:
+    """Empty the lines at the start that begin with # or % and have fewer fields than the first line after them.
+
+    If that line is a header, as its values neither are numbers nor occur again below, empty all lines before it.
+    """
     lines = text.splitlines(keepends=True)
     first = next((i for i, line in enumerate(lines) if line.strip() and line[0] not in "#%"), 0)
-    by = separator or find_separator("".join(lines[first : first + 200]))
-    widths = [sum(map(len, parse(line, by)[0].values())) for line in lines[: first + 1]]
+    rest = "".join(lines[first : first + 200])
+    by = separator or find_separator(rest)
+    rows = list(parse(rest, by)[0].values())
+    is_data = any(NUMBER.fullmatch(value.strip()) or value in below for value, *below in zip(*rows, strict=False))
     for i in range(first):
-        if widths[i] < widths[first]:
+        comment = re.sub("^[#%] ", "", lines[i])
+        width = sum(map(len, parse(comment, by)[0].values()))
+        if width < len(rows[0]) or not (is_data or header == "none"):
             lines[i] = "\n"
+        elif by == " ":  # the header of numpy.savetxt
+            lines[i] = comment
     return "".join(lines)
 
 
@@ -200,7 +210,8 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     """Return whether the first row, `names`, looks like data rather than the names of columns.
 
     It does if at least half of its values occur again in the same column. It also does if it has numbers where most
-    rows have numbers, unless these only count the columns: 0, 1, 2 or 1, 2, 3.
+    rows have numbers, unless these only count the columns: 0, 1, 2 or 1, 2, 3. The first of several values alone does
+    not count them.
     """
     numbers, repeated = [], 0
     for name, *values in zip(names, *list(rows)[:1000], strict=False):
@@ -208,18 +219,20 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
             numbers.append(name)
         repeated += bool(name) and name in values and not NUMBER.fullmatch(name)
     counted = [[str(i) for i in range(start, start + len(numbers))] for start in (0, 1)]
-    return numbers not in ([], *counted) or 2 * repeated >= len(names)
+    alone = len(names) > 1 and numbers == names[:1]
+    return alone or numbers not in ([], *counted) or 2 * repeated >= len(names)
 
 
 def have_names(rows: Mapping[int, list[str]], text: str, separator: str) -> bool:
     """Return whether the first fields of all rows are names: all different, or numbers from 0 or 1 on.
 
-    As a comma may also be part of a number or text, names before a comma must be in quotes.
+    As a comma may also be part of a number or text, names before a comma must be in quotes, or before several columns.
     """
     first, lines = [row[0] for row in rows.values()], list(StringIO(text, newline=""))
     quoted = separator == "\t" or all(lines[line - 1].lstrip().startswith('"') for line in rows)
     counted = first in ([str(start + i) for i in range(len(first))] for start in (0, 1))
-    return (quoted and len({*first}) == len(first)) or (counted and len(first) > 2)
+    several = min(len(first), *map(len, rows.values())) > 2
+    return (quoted and len({*first}) == len(first)) or (counted and several)
 
 
 def name_columns(names: list[str]) -> list[str]:
@@ -244,14 +257,15 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
         OSError: The file cannot be read, or its first row may be data.
     """
     text, header = read_text(file, options["encoding"], notes), options["header"]
-    refuse(file, ["it is JSON, not a table: save it as CSV"] if re.match(r'\s*(\{\s*"|\[\s*["{[])', text) else [])
+    other = "JSON" if re.match(r'\s*(\{\s*"|\[\s*["{[])', text) else "ARFF" if re.match(ARFF, text) else ""
+    refuse(file, [f"it is {other}, not a table: save it as CSV"] if other else [])
     separator = {"tab": "\t", "\\t": "\t", "blank": " "}.get(options["separator"], options["separator"])
     if given := re.match(r"sep=(.)\r?\n", text):  # for Excel; an empty line in its place keeps the line numbers right
         separator, text = separator or given[1], "\n" + text[given.end() :]
     if len(separator or "") > 1:
         raise OSError(f"--data.separator is {separator!r}: give one character, or the word tab or blank (space)")
-    if text.startswith(("#", "%")) and (blanked := blank_comments(text, separator)) != text:
-        notes.append(f"lines at the start of {file.name} that begin with {text[0]} are comments")
+    if text.startswith(("#", "%")) and (blanked := blank_comments(text, separator, header)) != text:
+        notes.append(f"lines at the start of {file.name} that begin with {text[0]} are comments or the header")
         text = blanked
     separator = separator or find_separator(text)
     if separator != ",":
@@ -282,6 +296,8 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     where = "the first row" if header == "none" else "the header"
     problems = [f"line {line}: {count} fields, but {where} has {len(names)}" for line, count in wrong]
     hint = "quote fields that contain the separator, name each column, or set another --data.separator"
+    if len(wrong) > max(len(rows) / 2, 1) and len({count for _, count in wrong}) == 1:
+        problems = [f"{problems[0]}, as in {len(wrong) - 1} other rows: remove line {first} if it is a title"]
     refuse(file, [f"the numbers of fields differ: {hint}", *problems] if problems else [])
     frame = pd.DataFrame(list(rows.values()), index=list(rows), columns=names, dtype=object)
     nameless = "column_" if header == "none" else "Unnamed: "
@@ -314,22 +330,27 @@ def warn_of_unused(frame: pd.DataFrame, missing: Sequence[str] | None) -> None:
             warn(f"--data.missing names {text!r}, but no field has this value")
 
 
-def find_formats(texts: pd.Series) -> list[str]:
-    """Return the date formats, with four-digit years, that fit at least nine of ten texts.
+def find_formats(texts: pd.Series, share: float = 0.9) -> list[str]:
+    """Return the date formats, with four-digit years, that fit at least a share of the texts.
 
     Return several only if they read the texts as different dates.
     """
     texts = texts.dropna()
-    sample = texts.iloc[:1]
+    sample = texts[texts.str.contains(r"(?:1[6-9]|20)\d\d", regex=True)].iloc[:1]  # may not be the first: 0000-00-00
     times: dict[str, pd.Series] = {}
-    if not sample.str.contains(r"(?:1[6-9]|20)\d\d", regex=True).any() or sample.str.isdecimal().any():
+    if sample.empty or sample.str.isdecimal().any():
         return []
     for form in FORMATS:
         if pd.to_datetime(sample, format=form, errors="coerce", utc=True).notna().all():
             times[form] = pd.to_datetime(texts, format=form, errors="coerce", utc=True)
     most = max((values.count() for values in times.values()), default=0)
-    best = [form for form, values in times.items() if values.count() == most >= 0.9 * len(texts)]
+    best = [form for form, values in times.items() if values.count() == most >= share * len(texts)]
     return best[:1] if all(times[form].equals(times[best[0]]) for form in best) else best
+
+
+def mostly_numbers(texts: pd.Series) -> bool:
+    """Return whether more than half of the texts are numbers, or at least half are dates."""
+    return texts.dropna().str.fullmatch(NUMBER.pattern).mean() > 0.5 or bool(find_formats(texts, 0.5))
 
 
 def to_numbers(texts: pd.Series, form: str) -> pd.Series:
@@ -383,7 +404,9 @@ def find_forms(source: Path, frame: pd.DataFrame, decimal: str | None, forced: C
     return found[best]
 
 
-def convert_numbers(frame: pd.DataFrame, forms: dict[str, str], missing: Sequence[str] | None) -> list[str]:
+def convert_numbers(
+    frame: pd.DataFrame, forms: dict[str, str], missing: Sequence[str] | None, advice: str = "correct them"
+) -> list[str]:
     """Convert texts to float64, NaN for gaps and numbers in `missing`; return a sentence for each wrong text."""
     problems, gaps = [], [*(missing or [])]
     for name, form in forms.items():
@@ -395,7 +418,7 @@ def convert_numbers(frame: pd.DataFrame, forms: dict[str, str], missing: Sequenc
             numbers[numbers.isin(to_numbers(pd.Series(gaps, dtype=object), form[0]).dropna())] = np.nan
         if wrong.sum() > 1:
             flag = shlex.quote(json.dumps([*gaps, frame[name][wrong].mode()[0]], ensure_ascii=False))
-            hint = f"correct them or, if they stand for gaps, set --data.missing={flag}"
+            hint = f"{advice} or, if they stand for gaps, set --data.missing={flag}"
             problems.append(f"{wrong.sum()} values of {name!r} are not {kind}: {hint}")
         problems += [f"line {line}: {name!r} is '{frame[name][line]}', not {kind}" for line in frame.index[wrong]]
         frame[name] = numbers
