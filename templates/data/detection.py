@@ -494,7 +494,8 @@ class MyDataModule(LightningDataModule):
             self.predict = PictureDataset(self._read_inputs())
             return
         categories, splits = self.samples
-        if categories != dict(zip(self.category_ids, self.class_names, strict=True)):  # of the checkpoint, if there is one
+        # A command that loads a checkpoint has set these attributes to those of the checkpoint.
+        if categories != dict(zip(self.category_ids, self.class_names, strict=True)):
             hint = "use the --data.data_dir with which the model was trained, or train a new model"
             refuse(self.data_dir, [f"its categories {categories} differ from the checkpoint's: {hint}"])
         if stage == "fit":

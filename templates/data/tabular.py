@@ -50,9 +50,9 @@ BOOLEANS = ("true", "false", "yes", "no")
 MAX_CLASSES = 20  # a target with more different whole numbers is a quantity
 ROWS_FOR_BINS = 5000  # bins need so many training rows
 MAX_BINS = 64  # of a column
-MAX_EDGES = 4096  # of all columns
+MAX_ALL_BINS = 4096  # of all columns
 Task = Literal["regression", "binary", "multiclass"]
-Features = tuple[Tensor, Tensor]  # scaled numbers (N, F), float32, and categories (N, C), int64
+Features = tuple[Tensor, Tensor]  # scaled numbers and gaps (N, F), float32, and categories (N, C), int64
 
 
 class BatchDataset(TensorDataset):
@@ -329,7 +329,7 @@ class MyDataModule(LightningDataModule):
         train = self.splits["train"]
         if len(train) < ROWS_FOR_BINS:
             return []
-        shares = np.linspace(0, 1, min(MAX_BINS, MAX_EDGES // max(len(self.numbers), 1)) + 1)
+        shares = np.linspace(0, 1, min(MAX_BINS, MAX_ALL_BINS // max(len(self.numbers), 1)) + 1)
         bins = []
         for name, (mean, std) in self.numbers.items():
             edges = np.quantile(train[name].dropna().unique(), shares, method="nearest")
@@ -345,7 +345,10 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def _features(self) -> list[str]:
-        """The columns to predict from. Constant columns are left out; row names and row numbers cause a warning."""
+        """The columns to predict from. Constant columns are left out, and so is an index without a name.
+
+        Other row names and row numbers cause a warning.
+        """
         names = []
         for name in self.frame.columns.drop([self.target, *(self.hparams["ignore"] or [])]):
             values, parts = self.splits["train"][name], [part[name] for part in self.parts.values()]

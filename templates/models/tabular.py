@@ -23,7 +23,7 @@ from torchmetrics.functional.classification import (
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
-Batch = tuple[Tensor, Tensor, Tensor]  # scaled numbers (N, F), float32; categories (N, C), int64; targets (N,)
+Batch = tuple[Tensor, Tensor, Tensor]  # scaled numbers and gaps (N, F), float32; categories (N, C), int64; targets (N,)
 Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
 Loss = Literal["mse", "l1", "smooth_l1", "poisson_nll", "bce_with_logits", "cross_entropy"]
 LOSSES: dict[str, dict[str, type[nn.Module]]] = {
@@ -190,7 +190,9 @@ class MyModel(LightningModule):
         self.metrics: dict[str, Metric] = nn.ModuleDict(make_metrics(task, len(class_names)))  # type: ignore[assignment]
 
     def forward(self, numbers: Tensor, categories: Tensor) -> Tensor:
-        """Convert scaled numbers (N, F), float32, and categories (N, C), int64, to logits or scaled targets.
+        """Convert numbers (N, F), float32, and categories (N, C), int64, to logits or scaled targets.
+
+        The numbers are the scaled columns, followed by an indicator, 0 or 1, for each column with gaps.
 
         The output is (N, num_classes) for more than two classes and (N,) otherwise.
         """

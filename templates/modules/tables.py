@@ -59,8 +59,9 @@ def warn_of_guesses(notes: list[str]) -> None:
 def find_encoding(data: bytes) -> str:
     """Return the name of the most probable encoding.
 
-    UTF-16 if the data begin with its byte order mark or have a zero among the first two bytes; else UTF-8 if most of
-    its characters are valid; else cp1252 if most letters are ASCII; else what charset_normalizer finds.
+    UTF-16 if the data begin with its byte order mark or have a zero among the first two bytes; else UTF-8 if more
+    than four fifths of the characters beyond ASCII are valid; else cp1252 if most letters are ASCII; else what
+    charset_normalizer finds.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
@@ -186,9 +187,8 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields. If `options` has "quotes", which MyDataModule does not pass, "literal" reads quotes as
-    ordinary characters. None does so too if all lines then have equally many fields, and with quoting a field is
-    invalid or, in a file separated by tabs, spans lines.
+    Quotes enclose fields. For texts, `options` has "quotes": "literal" reads quotes as ordinary characters, and so does
+    None if quoting fails or, in a file separated by tabs, joins lines, and if all lines then have equally many fields.
     """
     rows, error = parse(text, separator)
     if error and '\\"' in text:
@@ -226,7 +226,8 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
 def have_names(rows: Mapping[int, list[str]], text: str, separator: str) -> bool:
     """Return whether the first fields of all rows are names: all different, or numbers from 0 or 1 on.
 
-    As a comma may also be part of a number or text, names before a comma must be in quotes, or before several columns.
+    Names must be in quotes, or before tabs, as another separator may also be part of a number or text. Numbers count
+    only before several columns.
     """
     first, lines = [row[0] for row in rows.values()], list(StringIO(text, newline=""))
     quoted = separator == "\t" or all(lines[line - 1].lstrip().startswith('"') for line in rows)
