@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from shutil import which
 from threading import Event
@@ -113,7 +114,7 @@ def make_inputs(kind: str, folder: Path) -> tuple[dict[str, Any], list[str], str
         wrong_row = rows[0] | {"width": "wide"}
         return {"json": {"rows": [rows[0], wrong_row, *rows[1:]]}}, [str(folder / "rows.csv")], "'width' is 'wide'"
     for i in range(3):
-        lines = [f"{2000 + n // 12}-{n % 12 + 1:02}-01,{i + n % 12 + n / 10}" for n in range(120)]
+        lines = [f"{date(2000, 1, 1) + timedelta(weeks=n)},{i + n % 12 + n / 10}" for n in range(120)]
         (folder / f"{i}.csv").write_text("\n".join(["date,co2", *lines]), encoding="utf-8")
         good.append(str(folder / f"{i}.csv"))
     contents = [(Path(file).name, Path(file).read_bytes()) for file in good]
