@@ -54,13 +54,12 @@ def main(args: list[str] | None = None) -> None:
 
     cli = ServeCLI(MyModel, MyDataModule, args)
     Interrupts().listen()
-    checkpoint, host, wait = cli.ckpt_path, cli.config.host, math.ceil(cli.config.timeout)
+    checkpoint, host, port, wait = cli.ckpt_path, cli.config.host, cli.config.port, math.ceil(cli.config.timeout)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, cli.config.port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        hint = "choose another --host or --port"
-        raise OSError(f"cannot listen on {host}, port {cli.config.port}: {error}; {hint}") from error
+        raise OSError(f"cannot listen on {host}, port {port}: {error}; choose another --host or --port") from error
     address = f"[{host}]" if ":" in host else host
     config = Config(make_app(cli), log_level="warning", access_log=False, timeout_graceful_shutdown=wait)
     print(f"serving {checkpoint} at http://{address}:{listener.getsockname()[1]} until Ctrl-C", flush=True)

@@ -23,7 +23,6 @@ from training.engine.interrupts import warn
 from training.engine.plain_values import as_list
 from training.engine.run_folder import LOGS, newest_first
 
-
 ONLY_IN_TRAINING = (BatchSizeFinder, Checkpoint, LearningRateFinder, ProgressBar, WeightAveraging)
 
 
