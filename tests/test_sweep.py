@@ -224,6 +224,10 @@ def test_seeds_are_trained_and_summarised(bake: Bake, tmp_path: Path) -> None:
     )
     assert next(row for row in listed if row["run"].endswith("0001"))["settings"].startswith("seed_everything=1 ")
 
+    table = project.run("training/sweep.py", "--list", COLUMNS="80").stdout
+    assert "\N{HORIZONTAL ELLIPSIS}" not in table
+    assert all(len(line) <= 80 for line in table.splitlines())
+
     project.run("training/sweep.py", "--list", "--html")
     page = (project.path / "logs" / "index.html").read_text(encoding="utf-8")
     links = {name: link for link, name in re.findall(r'href="([^"]*)">([^<]*)<', page)}

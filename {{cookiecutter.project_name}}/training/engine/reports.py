@@ -97,7 +97,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """Print rows as a table. All rows must have the same keys."""
     table = Table()
     for name in rows[0]:
-        table.add_column(Text(printable(name)))
+        table.add_column(Text(printable(name)), overflow="fold")  # names of runs must not be cut off
     for row in rows:
         table.add_row(*(Text(printable(value)) for value in row.values()))
     Console().print(table)
