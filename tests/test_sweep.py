@@ -37,6 +37,8 @@ else:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    if "SLURM_JOB_ID" in os.environ:
+        signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(os.system("scontrol requeue by the trial")))
     flags = sys.argv[1:]
     resumed = flags[0] == "--resume"
     run = Path(flags[1] if resumed else os.environ["SWEEP_RUN"])
