@@ -1632,6 +1632,9 @@ def test_arguments_that_are_dataclasses_are_resumed(paste: Paste) -> None:
     assert_exact(project, "--model.size={width: 5}", "--model.sizes={a: {width: 2}}")
 
 
+AVERAGING = "--trainer.callbacks+={class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.05}}"
+
+
 @pytest.mark.slow
 def test_weights_averaged_at_the_end_are_the_ones_that_are_tested(paste: Paste) -> None:
     model = """
@@ -1640,12 +1643,24 @@ def test_weights_averaged_at_the_end_are_the_ones_that_are_tested(paste: Paste) 
             print("averaged", all(torch.equal(mean[name], each) for name, each in self.state_dict().items()))
     """
     project = paste(model)
-    averaging = "--trainer.callbacks+={class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.05}}"
-    done = project.run(TRAIN, averaging, "--trainer.max_epochs=5")
+    done = project.run(TRAIN, AVERAGING, "--trainer.max_epochs=5")
     assert "averaged True" in done.stdout
+    best = checkpoint(project.runs()[-1], "best")["state_dict"]
     file = project.path / "models" / "my_model.py"
     file.write_text(file.read_text(encoding="utf-8").replace("on_test_start", "unused"), encoding="utf-8")
     assert_evaluated_alike(project)
+    project.run(TRAIN, "--resume", project.runs()[-1].name)
+    kept = checkpoint(project.runs()[-1], "best")["state_dict"]
+    assert all(torch.equal(best[name], kept[name]) for name in best)
+
+
+def test_run_that_ends_before_its_weights_are_averaged_tests_the_best_epoch(paste: Paste) -> None:
+    project = paste()
+    done = project.run(TRAIN, AVERAGING, "--trainer.max_epochs=5", "--trainer.max_steps=25")
+    assert "averaged" not in done.stdout
+    assert_evaluated_alike(project)
+    scores = [value for _, value in column(project.runs()[-1], "val/loss")]
+    assert checkpoint(project.runs()[-1], "best")["epoch"] == scores.index(min(scores))
 
 
 @pytest.mark.slow

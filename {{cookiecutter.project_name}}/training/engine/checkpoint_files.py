@@ -122,6 +122,16 @@ def load_weights(model: LightningModule, file: Path) -> None:
         raise misfit(file, error) from error
 
 
+def refuse_nan_weights(model: LightningModule, step: int) -> None:
+    """Raise FloatingPointError if a trainable parameter is not finite."""
+    for name, weights in model.named_parameters():
+        if weights.requires_grad and not torch.isfinite(weights).all():
+            raise FloatingPointError(
+                f"{name} holds NaN or infinite weights at step {step}, so no checkpoint is saved:"
+                " look for NaN in the training data, or use a lower learning rate"
+            )
+
+
 def misfit(checkpoint: Path | None, error: Exception) -> OSError:
     """Return the error for a checkpoint that does not fit the project."""
     reason = " ".join(str(error).split())[:300]

@@ -6,7 +6,6 @@ from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.seed import _collect_rng_states
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
@@ -14,7 +13,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
-from training.engine.checkpoint_files import load_weights
+from training.engine.checkpoint_files import load_weights, refuse_nan_weights
 from training.engine.files import replacing
 from training.engine.interrupts import warn
 from training.engine.metrics_file import MetricsFile
@@ -111,6 +110,15 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validated = not trainer.sanity_checking
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        averages = [each for each in trainer.callbacks if isinstance(each, StochasticWeightAveraging)]
+        if any(trainer.current_epoch > each.swa_end for each in averages):  # the model now has its averaged weights
+            self._save(trainer, self.best)
+            if trainer.is_global_zero:
+                print("best.ckpt holds the weights averaged by StochasticWeightAveraging", flush=True)
+        elif self.best_score is None and trainer.is_global_zero and not trainer.fast_dev_run:
+            self._take_last(trainer)
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.fast_dev_run:
             load_weights(pl_module, self.best)  # not before, as layers may be made in setup
@@ -157,25 +165,22 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.best)
 
     def finish(self, trainer: Trainer) -> None:
-        """Make the last epoch the best one if the monitored metric was never logged; save weights averaged over epochs.
+        """Make the last epoch the best one if the run was killed just before it did so.
 
         Raises:
             OSError: There was no batch to train on.
         """
-        if any(isinstance(each, StochasticWeightAveraging) for each in trainer.callbacks):
-            self._save(trainer, self.best)  # the model has its averaged weights only after the last epoch
-            print("best.ckpt holds the weights averaged by StochasticWeightAveraging", flush=True)
-        elif not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
             return
-        elif not self.last.exists():
-            raise OSError(
-                "there was no batch to train on: use at least as many samples as a batch has, or drop_last=False,"
-                " and trainer.limit_train_batches above 0"
-            )
-        elif self.best_score is None:
-            self._warn_of_missing_metric(trainer)
-            with replacing(self.best) as partial:
-                shutil.copyfile(self.last, partial)
+        if not self.last.exists():
+            raise OSError("no batch to train on: use more samples or drop_last=False, and limit_train_batches above 0")
+        if not self.best.exists():
+            self._take_last(trainer)
+
+    def _take_last(self, trainer: Trainer) -> None:
+        self._warn_of_missing_metric(trainer)
+        with replacing(self.best) as partial:
+            shutil.copyfile(self.last, partial)
 
     def _warn_of_missing_metric(self, trainer: Trainer) -> None:
         logged = sorted(trainer.callback_metrics)
@@ -187,12 +192,7 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: Trainer, file: Path) -> None:
         if trainer.fast_dev_run:
             return
-        for name, weights in trainer.lightning_module.named_parameters():
-            if weights.requires_grad and not torch.isfinite(weights).all():
-                raise FloatingPointError(
-                    f"{name} holds NaN or infinite weights at step {trainer.global_step}, so no checkpoint is saved:"
-                    " look for NaN in the training data, or use a lower learning rate"
-                )
+        refuse_nan_weights(trainer.lightning_module, trainer.global_step)
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(file)
