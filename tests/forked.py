@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 PACKAGES = [
     *(
@@ -62,11 +63,39 @@ def start(
     return process
 
 
+class Forked:
+    """The same with the methods of a subprocess, in a session of its own: what it prints is read from `stdout`."""
+
+    def __init__(self, script: str, arguments: list[str], environment: dict[str, str]) -> None:
+        self.output = TemporaryDirectory()
+        folder = Path(self.output.name)
+        os.mkfifo(folder / "stdout")
+        (folder / "stderr").symlink_to("stdout")
+        self.process = start(script, arguments, folder, environment, folder)
+        assert self.process.pid is not None
+        self.pid = self.process.pid
+        self.stdout = open(folder / "stdout", encoding="utf-8")  # noqa: SIM115
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while it runs."""
+        return self.process.exitcode
+
+    def wait(self) -> int:
+        self.process.join()
+        self.stdout.close()
+        assert self.process.exitcode is not None
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
 def _execute(script: str, arguments: list[str], folder: Path, environment: dict[str, str], output: Path) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", encoding="utf-8"), open(2, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", 1, "utf-8"), open(2, "w", 1, "utf-8")  # noqa: SIM115
+    os.setsid()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

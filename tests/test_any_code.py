@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from faults.kills import Runner, compare, runs
+from faults.kills import ForkedRunner, compare, runs
 
 from conftest import Bake, Project
 from data_files import digits, write_idx
@@ -2019,7 +2019,7 @@ def test_changed_code_is_resumed_with_a_warning(paste: Paste) -> None:
 
 def test_run_that_is_being_trained_is_not_resumed(paste: Paste, tmp_path: Path) -> None:
     project = paste()
-    runner = Runner(project.path, [])
+    runner = ForkedRunner(project.path, [])
     runner.environment["HOLD_UNTIL"] = str(tmp_path / "go")
     process = runner.start("--trainer.callbacks+=training.my_callbacks.Hold")
     runner.until_fitting(process, resumed=False)

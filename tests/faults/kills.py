@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from forked import Forked
 
 RESUMED = "resuming"  # what train.py prints before a resumed run trains
 
@@ -77,6 +79,9 @@ def compare(first: Path, second: Path) -> list[str]:
     return found
 
 
+Process = subprocess.Popen[str] | Forked
+
+
 class Runner:
     """Runs `training/train.py` of a project, and kills it if it is told to.
 
@@ -91,7 +96,7 @@ class Runner:
 
     launcher: Sequence[str] = ()  # arguments of Python before the script
 
-    def start(self, *more: str) -> subprocess.Popen[str]:
+    def start(self, *more: str) -> Process:
         return subprocess.Popen(
             [sys.executable, "-u", *self.launcher, str(self.project / "training" / "train.py"), *more],
             env=self.environment,
@@ -102,7 +107,7 @@ class Runner:
             start_new_session=True,
         )
 
-    def until_fitting(self, process: subprocess.Popen[str], resumed: bool) -> None:
+    def until_fitting(self, process: Process, resumed: bool) -> None:
         """Wait until training begins: a new run then has a folder, a resumed one prints that it is resumed."""
         assert process.stdout is not None
         self.output = ""
@@ -114,7 +119,7 @@ class Runner:
             if line.startswith(RESUMED):
                 break
 
-    def until_file(self, process: subprocess.Popen[str], file: Path) -> None:
+    def until_file(self, process: Process, file: Path) -> None:
         """Wait until a file exists, or the process has exited."""
         while process.poll() is None and not file.exists():
             time.sleep(0.01)
@@ -128,7 +133,7 @@ class Runner:
         self.seconds = time.monotonic() - begun
         return status
 
-    def finish(self, process: subprocess.Popen[str]) -> int:
+    def finish(self, process: Process) -> int:
         assert process.stdout is not None
         self.output += process.stdout.read()
         return process.wait()
@@ -142,10 +147,18 @@ class Runner:
         reader.join(delay)
         early = reader.is_alive()
         if early:
-            os.killpg(process.pid, number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, number)
         reader.join()
         self.status = process.wait()
         return early and self.status != 0
+
+
+class ForkedRunner(Runner):
+    """The same in processes that have imported PyTorch and Lightning already."""
+
+    def start(self, *more: str) -> Process:
+        return Forked(str(self.project / "training" / "train.py"), list(more), self.environment)
 
 
 def slurm_job(folder: Path) -> tuple[dict[str, str], Path]:

@@ -11,7 +11,7 @@ import yaml
 
 from conftest import Bake, by_variant
 from data_files import WRITERS
-from faults.kills import Report, Runner, compare, describe, runs, slurm_job, survive
+from faults.kills import ForkedRunner, Report, Runner, compare, describe, runs, slurm_job, survive
 
 pytestmark = pytest.mark.slow
 QUICK = ["--trainer.max_epochs=3", "--trainer.log_every_n_steps=1", "--checkpoint_minutes=0.0005"]
@@ -37,7 +37,7 @@ SETTINGS = {
 def runner(bake: Bake) -> Callable[..., Runner]:
     def make(*flags: str, variant: str = "digits-cnn") -> Runner:
         project = bake(fresh=True, variant=variant, project_name="survivor")
-        return Runner(project.path, [*QUICK, *flags])
+        return ForkedRunner(project.path, [*QUICK, *flags])
 
     return make
 
@@ -111,7 +111,7 @@ def test_slurm_requeues_the_job_and_it_goes_on(runner: Callable[..., Runner], tm
 
 def test_finished_run_goes_on_with_more_epochs(runner: Callable[..., Runner]) -> None:
     project = runner("--model.scheduler=none")
-    longer = uninterrupted(Runner(project.project, [*project.flags, "--trainer.max_epochs=5"]))
+    longer = uninterrupted(ForkedRunner(project.project, [*project.flags, "--trainer.max_epochs=5"]))
     folder = uninterrupted(project)
     assert project.to_the_end("--resume", folder.name, "--trainer.max_epochs=5") == 0, project.output
     assert compare(longer, folder) == []

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import Bake
 from data_files import WRITERS
-from faults.kills import Runner, compare, runs
+from faults.kills import Process, Runner, compare, runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")]
 FLAGS = ["--trainer.max_epochs=3", "--trainer.logger=false", "--data.num_workers=2", "--checkpoint_minutes=60"]
@@ -47,7 +47,7 @@ class Terminal(Runner):
         except OSError:  # the last process has closed the terminal
             pass
 
-    def finish(self, process: subprocess.Popen[str]) -> int:
+    def finish(self, process: Process) -> int:
         self.reader.join()
         os.close(self.controller)
         self.output = self.shown.decode(errors="replace")
