@@ -21,6 +21,7 @@ from faults.kills import Runner, compare, runs
 
 pytestmark = pytest.mark.slow
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+EPOCHS = ["--trainer.max_epochs=6", "--trainer.logger=false"]
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.logger=false"]
 
 
@@ -65,6 +66,14 @@ def test_splits_of_odd_sizes_and_batch_normalisation_give_the_metrics_of_one_pro
     assert_metrics_are_those_of_one_process(project)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(bake: Bake) -> tuple[Project, Path]:
+    """A project, and its run in two processes that nothing has disturbed."""
+    project = bake(fresh=True, project_name="undisturbed")
+    project.run("training/train.py", *TWO, *EPOCHS)
+    return project, project.runs()[-1]
+
+
 class Launched(Runner):
     """Runs the script in two processes that torchrun starts, and starts again when one of them dies."""
 
@@ -83,21 +92,21 @@ def test_torchrun_sets_the_number_of_processes(bake: Bake) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_torchrun_restarts_a_killed_process_and_the_run_goes_on_exactly(bake: Bake) -> None:
-    flags = ["--trainer.max_epochs=6", "--trainer.accelerator=cpu"]
-    runner = Launched(bake(fresh=True, project_name="restarted").path, flags)
-    assert runner.to_the_end(*flags) == 0, runner.output
-    (reference,) = runs(runner.project)
-    process = runner.start(*flags)
+@pytest.mark.xdist_group("undisturbed")
+def test_torchrun_restarts_a_killed_process_and_the_run_goes_on_exactly(undisturbed: tuple[Project, Path]) -> None:
+    project, reference = undisturbed
+    runner = Launched(project.path, [])
+    before = project.runs()
+    process = runner.start(*EPOCHS, "--trainer.accelerator=cpu")
     runner.until_fitting(process, resumed=False)
-    folder = runs(runner.project)[-1]
+    folder = project.runs()[-1]
     runner.until_file(process, folder / "checkpoints" / "last.ckpt")
     os.kill(max(processes_of(runner.project) - {process.pid}), signal.SIGKILL)
     assert runner.finish(process) == 0, runner.output
     assert "resuming" in runner.output
-    assert runs(runner.project) == [reference, folder]
+    assert project.runs() == [*before, folder]
     assert compare(reference, folder) == []
-    wait_until_gone(runner.project)
+    wait_until_gone(project.path)
 
 
 def test_tasks_of_slurm_train_one_run(bake: Bake) -> None:
@@ -181,7 +190,7 @@ def test_two_hosts_train_one_run_and_need_a_shared_folder_to_resume_it(bake: Bak
 def test_two_hosts_with_workers_train_one_run(bake: Bake, network: list[str], tmp_path: Path) -> None:
     bakes = [bake(fresh=True, variant="image-folder", project_name="hosts_with_workers") for _ in network]
     hosts = [Host(project, name, rank) for rank, (project, name) in enumerate(zip(bakes, network, strict=True))]
-    data = WRITERS["image-folder"](tmp_path).flags
+    data = [*WRITERS["image-folder"](tmp_path).flags, "--data.batch_size=8"]
     started = [host.start(*data, *SHORT, "--data.num_workers=2", "--trainer.accelerator=cpu") for host in hosts]
     outputs = [process.communicate()[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], outputs
@@ -220,14 +229,14 @@ def wait_until_gone(project: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.xdist_group("undisturbed")
 @pytest.mark.parametrize("to", ["the first process", "all processes"])
-def test_signal_ends_all_processes_and_the_run_is_resumed_exactly(bake: Bake, to: str) -> None:
-    runner = Runner(bake(fresh=True, project_name="signalled").path, [*TWO, "--trainer.max_epochs=6"])
-    assert runner.to_the_end(*runner.flags) == 0, runner.output
-    reference = runs(runner.project)[-1]
-    process = runner.start(*runner.flags)
+def test_signal_ends_all_processes_and_the_run_is_resumed_exactly(undisturbed: tuple[Project, Path], to: str) -> None:
+    project, reference = undisturbed
+    runner = Runner(project.path, [])
+    process = runner.start(*TWO, *EPOCHS)
     runner.until_fitting(process, resumed=False)
-    folder = runs(runner.project)[-1]
+    folder = project.runs()[-1]
     runner.until_file(process, folder / "checkpoints" / "last.ckpt")
     if to == "the first process":
         process.send_signal(signal.SIGTERM)
@@ -236,8 +245,8 @@ def test_signal_ends_all_processes_and_the_run_is_resumed_exactly(bake: Bake, to
     assert runner.finish(process) == (143 if to == "the first process" else 130), runner.output
     assert "Traceback" not in runner.output
     assert runner.output.count("resume with: ") == 1
-    wait_until_gone(runner.project)
-    assert runner.to_the_end("--resume") == 0, runner.output
+    wait_until_gone(project.path)
+    project.run("training/train.py", "--resume")
     assert compare(reference, folder) == []
 
 
@@ -301,6 +310,6 @@ for seconds in (0.001, 2.0):
 
 
 def test_processes_agree_after_each_slow_step_and_after_one_of_many_fast_ones(bake: Bake) -> None:
-    fast, slow = map(int, bake(variant="digits-cnn").run_fresh("-c", RHYTHM).stdout.split())
+    fast, slow = map(int, bake(variant="digits-cnn").run("-c", RHYTHM).stdout.split())
     assert 2 <= fast <= 10
     assert slow >= 250

@@ -15,7 +15,10 @@ from faults.kills import ForkedRunner, Report, Runner, compare, describe, runs, 
 
 pytestmark = pytest.mark.slow
 QUICK = ["--trainer.max_epochs=3", "--trainer.log_every_n_steps=1", "--checkpoint_minutes=0.0005"]
-SHORT = ["--trainer.limit_train_batches=7", "--trainer.limit_val_batches=2", "--trainer.limit_test_batches=2"]
+SHORT = [
+    *("--trainer.max_epochs=2", "--checkpoint_minutes=0.005", "--data.batch_size=4"),
+    *("--trainer.limit_train_batches=5", "--trainer.limit_val_batches=2", "--trainer.limit_test_batches=2"),
+]
 EARLY = "[{class_path: EarlyStopping, init_args: {monitor: val/acc, mode: max, patience: 1}}]"
 SETTINGS = {
     "workers, moving average, accumulated gradients, cosine": [
@@ -51,7 +54,7 @@ def uninterrupted(runner: Runner) -> Path:
 def test_every_variant_survives_a_kill_and_is_repeated_by_its_config(
     runner: Callable[..., Runner], tmp_path: Path, variant: str
 ) -> None:
-    project = runner(*WRITERS[variant](tmp_path).flags, *QUICK, *SHORT, variant=variant)
+    project = runner(*WRITERS[variant](tmp_path).flags, *SHORT, variant=variant)
     reference = uninterrupted(project)
     report = Report()
     survived = survive(project, 1, project.seconds, signal.SIGKILL, report, random.Random(variant))
@@ -67,7 +70,7 @@ def test_every_setting_survives_kills(runner: Callable[..., Runner], name: str) 
     project = runner(*SETTINGS[name])
     reference = uninterrupted(project)
     report = Report()
-    survived = survive(project, 3, project.seconds, signal.SIGKILL, report, random.Random(name))
+    survived = survive(project, 2, project.seconds, signal.SIGKILL, report, random.Random(name))
     assert compare(reference, survived) == []
     assert report.unreadable == 0
 
