@@ -1037,9 +1037,15 @@ def test_double_precision_survives_a_kill(paste: Paste) -> None:
     model = """
         def on_before_batch_transfer(self, batch, dataloader_idx):
             return batch[0].double(), batch[1]
+
+        def on_predict_start(self):
+            print("weight", self.layers[0].weight[0, 0].item())
     """
-    run = assert_exact(paste(model), "--trainer.precision=64-true", epoch="1")
+    project = paste(model)
+    run = assert_exact(project, "--trainer.precision=64-true", epoch="1")
     assert checkpoint(run)["state_dict"]["layers.0.weight"].dtype == torch.float64
+    predicted = project.run(PREDICT, "--ckpt_path", run / "checkpoints" / "best.ckpt").stdout
+    assert f"weight {checkpoint(run, 'best')['state_dict']['layers.0.weight'][0, 0].item()}\n" in predicted
 
 
 @pytest.mark.slow

@@ -179,7 +179,6 @@ class ProjectCLI(LightningCLI):
 
     def place(self, config: Namespace) -> None:
         """Change the trainer's settings before its loggers and callbacks are made."""
-        raise NotImplementedError
 
     def make_model(self, arguments: dict[str, Any]) -> LightningModule:
         """Make the model."""
@@ -195,6 +194,7 @@ class ProjectCLI(LightningCLI):
         With the same seed, `setup` splits data in the same way in every command.
         """
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
-        options |= {"datamodule": self.datamodule, "ckpt_path": checkpoint, "weights_only": True}
+        if self.config.trainer.precision == "64-true":
+            self.model.double()  # before a checkpoint is loaded, whose weights would be rounded otherwise
         with naming(checkpoint):
-            return method(self.model, **options)
+            return method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, **options)

@@ -151,8 +151,6 @@ class RunCLI(ProjectCLI):
         keep_plain_hyperparameters(self.model)
         keep_plain_hyperparameters(self.datamodule)
         self.datamodule._log_hyperparams = False  # RunRecord logs all settings
-        if self.config.trainer.precision == "64-true":
-            self.model.double()  # before a checkpoint is loaded, whose weights would be rounded otherwise
         if self.config.compile != "none":
             self.model.compile(mode=self.config.compile)
 
