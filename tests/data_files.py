@@ -162,7 +162,7 @@ def write_masks(folder: Path) -> Data:
         picture.save(folder / "masks" / f"{i}.png")
         Image.fromarray(pixels).save(folder / "images" / f"{i}.{('png', 'bmp')[i % 2]}")
     (folder / "classes.txt").write_text("nothing\nred\ngreen\n", encoding="utf-8")
-    flags = [f"--data.data_dir={folder}", "--data.num_workers=0", "--trainer.max_epochs=24"]
+    flags = [f"--data.data_dir={folder}", "--data.num_workers=0", "--trainer.max_epochs=16"]
     columns = ("input", "mask", "classes")
     least = {"test/iou": 0.4, "test/iou_nothing": 0.8, "test/acc": 0.85}
     return Data(flags, least, columns=columns, pictures=("test_samples.png",))
@@ -182,7 +182,7 @@ def write_coco(folder: Path) -> Data:
     categories = [{"id": 90, "name": "red"}, {"id": 17, "name": "green"}]
     content = {"images": images, "annotations": boxes, "categories": categories}
     (folder / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
-    flags = [f"--data.data_dir={folder}", "--data.num_workers=0", "--trainer.max_epochs=12"]
+    flags = [f"--data.data_dir={folder}", "--data.num_workers=0", "--trainer.max_epochs=10"]
     columns = ("input", "image_id", "category_id", "class", "bbox", "score")
     least = {"test/map_50": 0.3, "test/map": 0.1}
     return Data(flags, least, columns=columns, pictures=("test_samples.png",), files=(), formats=("weights", "model"))
