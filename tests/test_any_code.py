@@ -1669,6 +1669,10 @@ def test_run_that_ends_before_its_weights_are_averaged_tests_the_best_epoch(past
     assert checkpoint(project.runs()[-1], "best")["epoch"] == scores.index(min(scores))
 
 
+def test_fast_dev_run_claims_no_averaged_weights(paste: Paste) -> None:
+    assert "averaged" not in paste().run(TRAIN, AVERAGING, "--trainer.fast_dev_run=true").stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["learning_rate", "rate"])
 def test_rate_of_any_name_that_the_finder_finds_is_recorded(paste: Paste, name: str) -> None:

@@ -111,12 +111,14 @@ class Checkpoints(Checkpoint):
         self.validated = not trainer.sanity_checking
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fast_dev_run:
+            return
         averages = [each for each in trainer.callbacks if isinstance(each, StochasticWeightAveraging)]
         if any(trainer.current_epoch > each.swa_end for each in averages):  # the model now has its averaged weights
             self._save(trainer, self.best)
             if trainer.is_global_zero:
                 print("best.ckpt holds the weights averaged by StochasticWeightAveraging", flush=True)
-        elif self.best_score is None and trainer.is_global_zero and not trainer.fast_dev_run:
+        elif self.best_score is None and trainer.is_global_zero:
             self._take_last(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -165,7 +167,7 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.best)
 
     def finish(self, trainer: Trainer) -> None:
-        """Make the last epoch the best one if the run was killed just before it did so.
+        """Copy last.ckpt to best.ckpt if the run was killed just before that.
 
         Raises:
             OSError: There was no batch to train on.
