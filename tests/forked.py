@@ -64,7 +64,11 @@ def start(
 
 
 class Forked:
-    """The same with the methods of a subprocess, in a session of its own: what it prints is read from `stdout`."""
+    """A script in a process of its own, with the methods of `subprocess.Popen` that the tests use.
+
+    Attributes:
+        stdout: What the script prints, its errors too.
+    """
 
     def __init__(self, script: str, arguments: list[str], environment: dict[str, str]) -> None:
         self.output = TemporaryDirectory()
@@ -83,6 +87,7 @@ class Forked:
     def wait(self) -> int:
         self.process.join()
         self.stdout.close()
+        self.output.cleanup()
         assert self.process.exitcode is not None
         return self.process.exitcode
 

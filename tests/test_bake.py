@@ -332,7 +332,7 @@ def test_project_is_lint_clean(bake: Bake, variant: str, logger: str) -> None:
 def test_project_is_type_clean(
     bake: Bake, variant: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setenv("MYPY_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "mypy"))  # knows PyTorch already
+    monkeypatch.setenv("MYPY_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "mypy"))  # PyTorch is read once
     bake(variant=variant).module("mypy")
 
 

@@ -222,7 +222,6 @@ def test_hostile_pictures_are_refused_in_a_sentence(bake: Bake, train: Train, tm
 
 
 @pytest.mark.xdist_group("tabular")
-@pytest.mark.xdist_group("tabular")
 def test_hostile_json_is_refused_in_a_sentence(bake: Bake, train: Train, tmp_path: Path) -> None:
     project, run = bake(variant="tabular", serving="fastapi"), train("tabular")
     with serving(project, run.best, tmp_path, "--max_megabytes=2") as server:

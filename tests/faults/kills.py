@@ -155,7 +155,7 @@ class Runner:
 
 
 class ForkedRunner(Runner):
-    """The same in processes that have imported PyTorch and Lightning already."""
+    """Runs the script in processes that have imported PyTorch and Lightning already."""
 
     def start(self, *more: str) -> Process:
         return Forked(str(self.project / "training" / "train.py"), list(more), self.environment)

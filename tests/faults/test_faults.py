@@ -169,7 +169,7 @@ def test_worker_that_dies_is_told_from_a_fault_of_the_code(folders: Runner, pict
                     if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes():
                         os.kill(int(child), signal.SIGKILL)
 
-    runner = Runner(folders.project, [])  # whose workers are told by the name of the script
+    runner = Runner(folders.project, [])  # its workers are found by the name of the script
     status, folder = disturbed(runner, kill_worker, f"--data.data_dir={pictures}")
     assert status == 1
     said = runner.output.splitlines()[-1]  # a worker that dies while another is shut down leaves a trace before
