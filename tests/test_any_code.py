@@ -1669,6 +1669,17 @@ def test_run_that_ends_before_its_weights_are_averaged_tests_the_best_epoch(past
     assert checkpoint(project.runs()[-1], "best")["epoch"] == scores.index(min(scores))
 
 
+def test_weights_that_are_nan_are_not_saved(paste: Paste) -> None:
+    model = """
+        def on_train_epoch_end(self):
+            if self.current_epoch == 1:
+                self.layers[0].bias.data.fill_(float("nan"))
+    """
+    project = paste(model)
+    assert "layers.0.bias" in sentence(project.run(TRAIN, status=1).stderr)
+    assert checkpoint(project.runs()[-1])["state_dict"]["layers.0.bias"].isfinite().all()
+
+
 def test_fast_dev_run_claims_no_averaged_weights(paste: Paste) -> None:
     assert "averaged" not in paste().run(TRAIN, AVERAGING, "--trainer.fast_dev_run=true").stdout
 

@@ -117,7 +117,7 @@ class Checkpoints(Checkpoint):
         if any(trainer.current_epoch > each.swa_end for each in averages):  # the model now has its averaged weights
             self._save(trainer, self.best)
             if trainer.is_global_zero:
-                print("best.ckpt holds the weights averaged by StochasticWeightAveraging", flush=True)
+                print("best.ckpt holds the averaged weights of StochasticWeightAveraging, not the best epoch")
         elif self.best_score is None and trainer.is_global_zero:
             self._take_last(trainer)
 
