@@ -67,7 +67,7 @@ class Forked:
     """A script in a process of its own, with the methods of `subprocess.Popen` that the tests use.
 
     Attributes:
-        stdout: What the script prints, its errors too.
+        stdout: Output of the script, its errors included.
     """
 
     def __init__(self, script: str, arguments: list[str], environment: dict[str, str]) -> None:
