@@ -1043,9 +1043,32 @@ def test_double_precision_survives_a_kill(paste: Paste) -> None:
     """
     project = paste(model)
     run = assert_exact(project, "--trainer.precision=64-true", epoch="1")
-    assert checkpoint(run)["state_dict"]["layers.0.weight"].dtype == torch.float64
-    predicted = project.run(PREDICT, "--ckpt_path", run / "checkpoints" / "best.ckpt").stdout
-    assert f"weight {checkpoint(run, 'best')['state_dict']['layers.0.weight'][0, 0].item()}\n" in predicted
+    best = run / "checkpoints" / "best.ckpt"
+    weights = checkpoint(run, "best")["state_dict"]
+    assert weights["layers.0.weight"].dtype == torch.float64
+    predicted = project.run(PREDICT, "--ckpt_path", best).stdout
+    assert f"weight {weights['layers.0.weight'][0, 0].item()}\n" in predicted
+    project.run(EXPORT, "--ckpt_path", best, "--format", "weights")
+    exported = torch.load(best.with_suffix(".weights.pth"), weights_only=True)
+    assert all(torch.equal(exported[name], same) for name, same in weights.items())
+    assert "torch.float64" in project.run(EXPORT, "--ckpt_path", best, "--format", "pt2").stdout
+
+
+@pytest.mark.slow
+def test_network_that_onnx_runtime_cannot_run_is_refused(paste: Paste) -> None:
+    model = """
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv1d(1, 1, 1)  # of which ONNX Runtime has none for float64
+
+        def forward(self, x):
+            return self.layers(self.convolution(x.unsqueeze(1)).squeeze(1))
+    """
+    project = paste(model)
+    project.run(TRAIN, "--trainer.max_epochs=1", "--trainer.precision=64-true")
+    refused = project.run(EXPORT, "--format=onnx", status=1).stderr
+    assert "ONNX Runtime" in refused and "--format pt2" in refused and len(refused.splitlines()) == 1
+    assert not list(project.runs()[-1].rglob("*.onnx*"))
 
 
 @pytest.mark.slow

@@ -55,6 +55,8 @@ def main(args: list[str] | None = None) -> None:
         module, example = cli.model.export_module()
     elif form != "weights":
         example = find_example(cli)
+        if cli.config.trainer.precision == "64-true":
+            example = cli.trainer.precision_plugin.convert_input(example)
     unchecked = output.with_name(f"unchecked-{output.name}")
     try:
         unchecked.touch()
@@ -148,14 +150,21 @@ def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) ->
 
 
 def read(form: str, file: Path, example: tuple[Any, ...]) -> Any:
-    """Return the outputs of a written file for the example, reading the file as its user would."""
+    """Return the outputs of a written file for the example, reading the file as its user would.
+
+    Raises:
+        OSError: ONNX Runtime lacks an operator of the network, as some for float64.
+    """
     if form == "model":
         return torch.load(file, weights_only=False)(*example)  # written by this process a moment ago
     if form == "pt2":
         return torch.export.load(file).module()(*example)
     from onnxruntime import InferenceSession
 
-    session = InferenceSession(file)
+    try:
+        session = InferenceSession(file)
+    except Exception as error:  # the exceptions of ONNX Runtime have no common base
+        raise OSError(f"ONNX Runtime cannot run this network ({error}): use --format pt2") from error
     feed = {node.name: tensor.numpy() for node, tensor in zip(session.get_inputs(), example, strict=True)}
     outputs = [torch.from_numpy(output) for output in session.run(None, feed)]
     return outputs[0] if len(outputs) == 1 else outputs

@@ -161,6 +161,8 @@ class ProjectCLI(LightningCLI):
                 setattr(self.datamodule, name, value)
         linked = {name: self.data_value(name) for name in self.linked}
         self.model = self.make_model({**self.config_init.get("model", {}), **linked})
+        if config.trainer.precision == "64-true":
+            self.model.double()  # before a checkpoint is loaded, whose weights would be rounded otherwise
         for name in LOADERS:
             if is_overridden(name, self.model) and not is_overridden(name, self.datamodule):
                 setattr(self.datamodule, name, getattr(self.model, name))
@@ -194,7 +196,5 @@ class ProjectCLI(LightningCLI):
         With the same seed, `setup` splits data in the same way in every command.
         """
         seed_everything(self.config.seed_everything, workers=True, verbose=False)
-        if self.config.trainer.precision == "64-true":
-            self.model.double()  # before a checkpoint is loaded, whose weights would be rounded otherwise
         with naming(checkpoint):
             return method(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True, **options)
