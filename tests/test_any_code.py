@@ -437,7 +437,7 @@ def test_anything_is_logged_in_training_step(paste: Paste) -> None:
     assert column(run, "loss") == column(run, "train/loss")
 
 
-def test_averages_that_a_resumed_epoch_cannot_have_are_said(paste: Paste) -> None:
+def test_averages_that_a_resumed_epoch_cannot_have_are_reported(paste: Paste) -> None:
     model = """
         def __init__(self):
             super().__init__()
@@ -526,7 +526,7 @@ def test_several_loaders_for_validation_and_test(paste: Paste) -> None:
     assert f"{best:.4f}" in project.run(EVALUATE, "--split=val").stdout
 
 
-def test_streams_end_where_they_end(paste: Paste) -> None:
+def test_streams_without_length_end_the_epoch_themselves(paste: Paste) -> None:
     project = paste(data=STREAM)
     assert_trained(project)
     assert_trained(project, "--trainer.limit_train_batches=6", "--trainer.limit_val_batches=2", number=12)
@@ -618,7 +618,7 @@ def test_any_loader_resumes_within_the_epoch(paste: Paste, loader: str) -> None:
     assert_exact(paste(model, data.replace("Noisy()", "self.Noisy()")))
 
 
-def test_loader_that_cannot_be_resumed_exactly_is_said(paste: Paste) -> None:
+def test_loader_that_cannot_be_resumed_exactly_is_reported(paste: Paste) -> None:
     data = f"""
         def train_dataloader(self):
             return {LOADERS["persistent workers"].replace("Noisy()", "samples(40, 0)")}
@@ -628,7 +628,7 @@ def test_loader_that_cannot_be_resumed_exactly_is_said(paste: Paste) -> None:
     assert "persistent" in sentence(project.run(TRAIN, "--resume").stderr)
 
 
-def test_splitting_at_random_in_setup_splits_alike_everywhere(paste: Paste) -> None:
+def test_random_splits_in_setup_are_equal_in_every_command(paste: Paste) -> None:
     data = """
         def setup(self, stage):
             self.train, self.val, self.test = random_split(samples(80, 0), [40, 18, 22])
@@ -657,7 +657,7 @@ def test_splitting_at_random_in_setup_splits_alike_everywhere(paste: Paste) -> N
     assert_evaluated_alike(project)
 
 
-def test_test_that_draws_random_numbers_gives_one_number(paste: Paste) -> None:
+def test_test_that_draws_random_numbers_is_repeatable(paste: Paste) -> None:
     model = """
         def test_step(self, batch, batch_idx):
             self.train()
@@ -916,7 +916,7 @@ def test_loaders_may_belong_to_the_model(paste: Paste) -> None:
     assert_evaluated_alike(project)
 
 
-def test_weights_left_out_of_the_checkpoint_cost_no_run(paste: Paste) -> None:
+def test_weights_left_out_of_the_checkpoint_lose_no_run(paste: Paste) -> None:
     model = """
         def __init__(self):
             super().__init__()
@@ -965,7 +965,7 @@ def test_what_is_set_at_the_start_of_an_epoch_survives_a_kill(paste: Paste, kind
 
 
 @pytest.mark.slow
-def test_callback_that_counts_epochs_counts_a_resumed_one_once(paste: Paste) -> None:
+def test_resumed_epoch_is_counted_once_by_callbacks(paste: Paste) -> None:
     run = assert_exact(paste(), "--trainer.callbacks+=training.my_callbacks.Epochs")
     assert checkpoint(run)["callbacks"]["Epochs"] == {"epochs": 2}
 
@@ -1092,7 +1092,7 @@ def test_batch_size_that_the_finder_finds_is_recorded_and_kept(paste: Paste) -> 
     assert all(torch.equal(weights[name], same) for name, same in checkpoint(whole)["state_dict"].items())
 
 
-def test_metric_that_the_model_collects_itself_is_said_to_be_inexact(paste: Paste) -> None:
+def test_metric_that_the_model_collects_itself_is_reported_as_inexact(paste: Paste) -> None:
     model = """
         def on_train_epoch_end(self):
             self.log("train/own", 1.0)
@@ -1125,7 +1125,7 @@ def test_object_in_a_checkpoint_is_refused_at_the_first_one(paste: Paste) -> Non
     assert "'loss_function'" in sentence(done.stderr)
 
 
-def test_frozen_infinite_mask_is_no_fault(paste: Paste) -> None:
+def test_infinite_values_in_a_frozen_mask_are_accepted(paste: Paste) -> None:
     model = """
         def __init__(self):
             super().__init__()
@@ -1219,7 +1219,7 @@ def test_validation_across_epochs_survives_a_kill(paste: Paste) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["max_steps", "max_epochs"])
-def test_finished_run_that_is_made_longer_is_as_one_that_was_begun_longer(paste: Paste, flag: str) -> None:
+def test_finished_run_that_is_extended_equals_a_longer_run(paste: Paste, flag: str) -> None:
     project = paste()
     few, more = {"max_steps": (13, 26), "max_epochs": (1, 3)}[flag]
     project.run(TRAIN, "--trainer.max_epochs=3", f"--trainer.{flag}={more}", "--trainer.val_check_interval=5")
@@ -1331,7 +1331,7 @@ def test_fast_dev_run_leaves_nothing(paste: Paste) -> None:
     assert project.runs() == []
 
 
-def test_run_that_was_stopped_early_does_not_pretend_to_continue(paste: Paste) -> None:
+def test_resuming_a_run_that_was_stopped_early_says_that_it_is_finished(paste: Paste) -> None:
     model = """
         def validation_step(self, batch, batch_idx):
             super().validation_step(batch, batch_idx)
@@ -1449,7 +1449,7 @@ def test_model_without_validation_tests_its_last_epoch(paste: Paste) -> None:
     assert "validation_step" in project.run(EVALUATE, "--split=val").stdout
 
 
-def test_without_a_test_the_validation_is_printed_as_such(paste: Paste) -> None:
+def test_validation_metrics_are_printed_as_such_without_a_test(paste: Paste) -> None:
     project = paste()
     file = project.path / "data" / "data_module.py"
     text = file.read_text(encoding="utf-8")
@@ -1463,14 +1463,14 @@ def test_without_a_test_the_validation_is_printed_as_such(paste: Paste) -> None:
     assert not (run / "test_metrics.json").exists()
 
 
-def test_misspelt_monitor_is_said_with_those_that_are_logged(paste: Paste) -> None:
+def test_misspelt_monitor_is_reported_with_the_logged_metrics(paste: Paste) -> None:
     project = paste()
     said = project.run(TRAIN, "--monitor=val/lss").stderr
     assert "val/lss" in sentence(said) and "val/loss" in said
     assert same_weights(project.runs()[-1])
 
 
-def test_misspelt_monitor_is_said_before_training_where_validation_is_tried(paste: Paste) -> None:
+def test_misspelt_monitor_is_reported_before_training_by_the_sanity_check(paste: Paste) -> None:
     flags = ("--monitor=val/lss", "--trainer.num_sanity_val_steps=1")
     said = paste().run(TRAIN, *flags, status=9, DIE_AT_BATCH="0").stderr
     assert "val/lss" in sentence(said) and "val/loss" in said
@@ -1492,7 +1492,7 @@ def test_best_value_of_zero_is_a_best_value(paste: Paste) -> None:
     assert checkpoint(project.runs()[-1], "best")["epoch"] == 0
 
 
-def test_picture_that_fails_costs_no_run(paste: Paste) -> None:
+def test_failing_picture_loses_no_run(paste: Paste) -> None:
     model = """
         def figures(self):
             raise ValueError("no picture today")
@@ -1503,7 +1503,7 @@ def test_picture_that_fails_costs_no_run(paste: Paste) -> None:
     assert "test/loss" in metrics_of_test(project.runs()[-1])
 
 
-def test_class_of_the_other_lightning_is_named(paste: Paste) -> None:
+def test_class_of_pytorch_lightning_is_refused_by_name(paste: Paste) -> None:
     pytest.importorskip("pytorch_lightning")
     project = paste()
     file = project.path / "models" / "my_model.py"
@@ -1525,7 +1525,7 @@ def test_argument_without_type_and_default_needs_a_value(paste: Paste) -> None:
     assert_evaluated_alike(project)
 
 
-def test_default_that_no_config_file_can_hold_is_left_to_the_code(paste: Paste) -> None:
+def test_default_that_no_config_file_can_hold_stays_in_the_code(paste: Paste) -> None:
     model = """
         def __init__(self, head: nn.Module = nn.Linear(8, 2)):
             super().__init__()
@@ -1583,7 +1583,7 @@ def test_model_without_forward_is_exported_as_weights_alone(paste: Paste) -> Non
 
 
 @pytest.mark.slow
-def test_exported_file_gives_all_outputs_random_ones_too(paste: Paste) -> None:
+def test_exported_file_gives_all_outputs_including_random_ones(paste: Paste) -> None:
     model = """
         def training_step(self, batch, batch_idx):
             return cross_entropy(self(batch[0])[0], batch[1])
@@ -1862,7 +1862,7 @@ def test_loader_that_is_missing_is_named(paste: Paste, split: str) -> None:
     assert f"{split}_dataloader" in sentence(project.run(TRAIN, status=1).stderr)
 
 
-def test_no_batch_to_train_on_is_said(paste: Paste) -> None:
+def test_run_without_training_batches_is_refused(paste: Paste) -> None:
     data = """
         def train_dataloader(self):
             return DataLoader(samples(3, 0), batch_size=4, drop_last=True)
@@ -1870,7 +1870,7 @@ def test_no_batch_to_train_on_is_said(paste: Paste) -> None:
     assert "drop_last" in paste(data=data).run(TRAIN, status=1).stderr.splitlines()[-1]
 
 
-def test_attribute_inputs_of_the_data_is_left_alone(paste: Paste) -> None:
+def test_attribute_inputs_of_a_data_module_without_predict_dataloader_is_kept(paste: Paste) -> None:
     data = """
         def __init__(self):
             super().__init__()
@@ -1893,7 +1893,7 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("kind", list(OUTPUTS))
-def test_each_sample_has_its_row_whatever_is_predicted(paste: Paste, kind: str) -> None:
+def test_each_sample_has_a_row_for_any_type_of_prediction(paste: Paste, kind: str) -> None:
     code, names = OUTPUTS[kind]
     model = f"""
         def predict_step(self, batch, batch_idx, dataloader_idx=0):
@@ -1955,7 +1955,7 @@ def test_nan_in_a_training_sample_is_named_with_its_index(paste: Paste, kind: st
     assert weights_are_finite(run)
 
 
-def test_nan_in_one_of_several_loaders_is_said(paste: Paste) -> None:
+def test_nan_in_one_of_several_loaders_is_reported(paste: Paste) -> None:
     data = """
         def train_dataloader(self):
             return {
@@ -2031,7 +2031,7 @@ def write_rows(file: Path, number: int) -> None:
     file.write_text("".join(",".join(f"{value:.3f}" for value in row) + "\n" for row in rows), encoding="utf-8")
 
 
-def test_changed_data_are_resumed_only_when_told_to(paste: Paste, tmp_path: Path) -> None:
+def test_changed_data_are_resumed_only_with_the_flag(paste: Paste, tmp_path: Path) -> None:
     project, file = paste(data=TABLE), tmp_path / "rows.csv"
     write_rows(file, 40)
     project.run(TRAIN, f"--data.csv={file}", status=9, DIE_AT_BATCH="15")
@@ -2095,7 +2095,7 @@ def test_project_in_a_folder_with_brackets(paste: Paste) -> None:
     project.run(EXPORT, "--format=weights")
 
 
-def test_no_git_is_no_fault(paste: Paste, tmp_path: Path) -> None:
+def test_git_is_not_required(paste: Paste, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     project = paste()
     project.run(TRAIN, PATH=str(tmp_path / "nothing"))

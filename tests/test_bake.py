@@ -131,7 +131,7 @@ def test_workflow_installs_what_it_runs_and_passes(bake: Bake) -> None:
 
 @by_variant
 @pytest.mark.parametrize("logger", LOGGERS)
-def test_nothing_of_the_template_is_left(bake: Bake, variant: str, logger: str) -> None:
+def test_no_template_syntax_is_left(bake: Bake, variant: str, logger: str) -> None:
     project = bake(variant=variant, logger=logger)
     for path in project.path.rglob("*"):
         assert not re.search(r"[{}]", path.name)
@@ -182,7 +182,7 @@ def size(project: Project, pattern: str) -> int:
 
 
 @by_variant
-def test_code_of_the_person_is_read_in_one_sitting(bake: Bake, variant: str) -> None:
+def test_code_of_the_person_stays_short(bake: Bake, variant: str) -> None:
     project = bake(variant=variant)
     shared = size(project, "data/splits.py")
     assert shared <= 80

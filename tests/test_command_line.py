@@ -117,13 +117,13 @@ def test_comments_of_the_config_show_the_defaults_of_the_code(bake: Bake, varian
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
-def test_missing_gpu_is_said_in_one_sentence(digits: Project) -> None:
+def test_missing_gpu_is_refused_in_one_sentence(digits: Project) -> None:
     done = digits.run("training/train.py", "--trainer.accelerator=gpu", status=1)
     assert re.fullmatch(r"error: .*gpu.*\n", done.stderr)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
-def test_without_a_run_the_other_commands_say_what_to_do(bake: Bake, command: str) -> None:
+def test_other_commands_say_what_to_do_without_a_run(bake: Bake, command: str) -> None:
     done = bake(project_name="untrained").run(f"training/{command}.py", status=1)
     assert re.fullmatch(
         r"error: no checkpoint in .*: run training/train.py first, or use --ckpt_path FILE\n", done.stderr
@@ -139,7 +139,7 @@ def test_file_that_is_no_checkpoint_is_named(bake: Bake, tmp_path: Path, content
     assert done.stderr.count("\n") == 1
 
 
-def test_help_is_the_documentation(digits: Project) -> None:
+def test_help_shows_the_documentation_of_every_option(digits: Project) -> None:
     text = " ".join(digits.run("training/train.py", "--help").stdout.split())
     assert "--model.lr LR Learning rate" in text
     assert "(type: PositiveFloat, default: 0." in text
@@ -220,7 +220,7 @@ def unreachable() -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith(("mnist", "fashion", "cifar"))])
-def test_missing_network_is_said_in_one_sentence(
+def test_missing_network_is_reported_in_one_sentence(
     bake: Bake, variant: str, tmp_path: Path, unreachable: dict[str, str]
 ) -> None:
     project = bake(fresh=True, variant=variant, project_name="offline")
@@ -233,7 +233,7 @@ def test_missing_network_is_said_in_one_sentence(
     assert project.runs() == []
 
 
-def test_missing_weights_are_said_in_one_sentence(bake: Bake, tmp_path: Path, unreachable: dict[str, str]) -> None:
+def test_missing_weights_are_reported_in_one_sentence(bake: Bake, tmp_path: Path, unreachable: dict[str, str]) -> None:
     project = bake(variant="image-folder", project_name="offline_weights")
     flags = ["--model.weights=DEFAULT", "--trainer.accelerator=cpu"]
     done = project.run("training/train.py", *flags, status=1, TORCH_HOME=str(tmp_path), **unreachable)

@@ -27,7 +27,7 @@ def start(*flags: str | Path) -> CompletedProcess[str]:
     return run([sys.executable, PROGRAM, *flags], capture_output=True, text=True)
 
 
-def test_baselines_of_a_metric_are_told_from_errors_of_columns(quality: ModuleType) -> None:
+def test_baselines_of_a_metric_are_distinguished_from_errors_of_columns(quality: ModuleType) -> None:
     metrics = {"test/mae": 1.0, "test/mae_naive": 2.0, "test/mae_of_price": 3.0, "test/mse_naive": 4.0}
     assert quality.baselines(metrics, "mae") == {"naive": 2.0}
 

@@ -185,7 +185,7 @@ def test_target_decides_the_task(
     ("target", "loss", "fitting"),
     [("size", "cross_entropy", "mse or l1 or smooth_l1 or poisson_nll"), ("kind", "mse", "cross_entropy")],
 )
-def test_loss_that_does_not_fit_the_task_is_refused(
+def test_loss_for_another_task_is_refused(
     tabular: Variant, rows: pd.DataFrame, tmp_path: Path, target: str, loss: str, fitting: str
 ) -> None:
     done = tabular(save(rows, tmp_path), f"--data.target={target}", f"--model.loss={loss}", status=1)
@@ -337,7 +337,7 @@ def test_forecast_follows_the_last_row(forecast: Variant, tmp_path: Path) -> Non
     assert np.abs(truth - [row["forecast"] for row in rows if row["column"] == "load"]).max() < 0.1
 
 
-def test_naive_and_linear_forecasts_are_what_they_say(forecast: Variant) -> None:
+def test_naive_and_linear_forecasts_are_correct(forecast: Variant) -> None:
     code = """
 import torch
 from data.data_module import MyDataModule
@@ -633,7 +633,7 @@ def test_unknown_detection_network_is_refused(detection: Variant, tmp_path: Path
     assert "resnet19" in detection(tmp_path, "--model.network=resnet19", status=2).stderr
 
 
-def test_coco_results_are_judged_as_evaluate_judges(detection: Variant, tmp_path: Path) -> None:
+def test_coco_results_give_the_metrics_of_evaluate(detection: Variant, tmp_path: Path) -> None:
     """The printed JSON goes through pycocotools as anyone's would."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

@@ -225,7 +225,7 @@ def test_two_folders_for_one_split_are_refused(image_folder: Reader, tmp_path: P
     assert "val and valid" in image_folder.refuses(tmp_path)
 
 
-def test_files_and_folders_of_systems_are_no_data(image_folder: Reader, tmp_path: Path) -> None:
+def test_files_and_folders_of_systems_are_ignored(image_folder: Reader, tmp_path: Path) -> None:
     classes(tmp_path, 6)
     pictures(tmp_path / "__MACOSX" / "red", 2)
     pictures(tmp_path / ".ipynb_checkpoints", 2)
@@ -259,7 +259,7 @@ def test_formats_that_pillow_decodes_itself_are_read(image_folder: Reader, tmp_p
     assert "left out" not in said
 
 
-def test_postscript_is_never_run(image_folder: Reader, tmp_path: Path) -> None:
+def test_postscript_is_never_executed(image_folder: Reader, tmp_path: Path) -> None:
     classes(tmp_path, 6)
     picture(tmp_path / "red" / "drawing.eps")
     (tmp_path / "red" / "drawing.eps").rename(tmp_path / "red" / "drawing.png")
@@ -525,7 +525,7 @@ def test_masks_of_0_and_255_have_two_classes(segmentation: Reader, tmp_path: Pat
     assert "255 (50.0%)" in said
 
 
-def test_value_255_is_no_class_beside_others(segmentation: Reader, tmp_path: Path) -> None:
+def test_value_255_beside_other_values_is_ignored(segmentation: Reader, tmp_path: Path) -> None:
     pairs(tmp_path / "images", tmp_path / "masks", (0, 1, 255))
     (names, found), _ = segmentation(tmp_path)
     assert names == ["0", "1"]
@@ -772,7 +772,7 @@ def test_lists_of_pascal_voc_decide_about_pictures_with_masks(segmentation: Read
     assert "left out: 4 pictures in no list" in said
 
 
-def test_lists_of_several_folders_of_masks_are_said_to_be_unused(segmentation: Reader, tmp_path: Path) -> None:
+def test_lists_for_several_folders_of_masks_are_reported_as_unused(segmentation: Reader, tmp_path: Path) -> None:
     pairs(tmp_path / "images", tmp_path / "masks")
     for year in ("VOC2007", "VOC2012"):
         (tmp_path / year / "ImageSets" / "Segmentation").mkdir(parents=True)
@@ -1266,7 +1266,7 @@ def test_lists_of_pascal_voc_may_be_below_and_have_suffixes(
     assert {entry[0] for entry in boxes.values()} == {"train", "val", "test"}
 
 
-def test_lists_of_several_pascal_voc_folders_are_said_to_be_unused(detection: Reader, tmp_path: Path) -> None:
+def test_lists_for_several_pascal_voc_folders_are_reported_as_unused(detection: Reader, tmp_path: Path) -> None:
     for year in ("VOC2007", "VOC2012"):
         for file in pictures(tmp_path / year / "JPEGImages", 10):
             file = file.rename(file.with_stem(f"{year}_{file.stem}"))
@@ -1335,7 +1335,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("variant", READERS)
-def test_pictures_of_16_bits_are_scaled_alike(bake: Bake, tmp_path: Path, variant: str) -> None:
+def test_pictures_of_16_bits_are_scaled_by_the_same_range(bake: Bake, tmp_path: Path, variant: str) -> None:
     files = []
     for largest in (4000, 65535):
         values = np.linspace(0, largest, 120).astype(np.uint16).reshape(10, 12)
@@ -1530,7 +1530,7 @@ def predict_inputs(project: Project, inputs: Sequence[Path], **options: Any) -> 
 
 
 @pytest.mark.parametrize("variant", ["detection", "segmentation"])
-def test_turned_inputs_are_told_once_unless_an_option_decides(bake: Bake, tmp_path: Path, variant: str) -> None:
+def test_turned_inputs_are_reported_once_without_the_option(bake: Bake, tmp_path: Path, variant: str) -> None:
     turned, plain = picture(tmp_path / "turned.jpg", exif=exif(6)), picture(tmp_path / "plain.jpg")
     project = bake(variant=variant)
     sizes, said = predict_inputs(project, [turned, plain])
@@ -1542,7 +1542,7 @@ def test_turned_inputs_are_told_once_unless_an_option_decides(bake: Bake, tmp_pa
 
 
 @pytest.mark.parametrize("content", ["{", '{"annotations": [{"x": 1}]}', "[]"])
-def test_inputs_are_read_whatever_became_of_the_annotations(detection: Reader, tmp_path: Path, content: str) -> None:
+def test_inputs_are_read_without_the_annotations(detection: Reader, tmp_path: Path, content: str) -> None:
     inside, outside = picture(tmp_path / "data" / "images" / "0.png"), picture(tmp_path / "elsewhere" / "new.png")
     (tmp_path / "data" / "annotations.json").write_text(content, encoding="utf-8")
     options = {"data_dir": str(tmp_path / "data")}

@@ -216,7 +216,7 @@ def test_arrays_give_the_model_their_shape(cook: Cook) -> None:
 
 
 @recipe("Another torchvision data set")
-def test_torchvision_data_set_is_split_alike_in_every_command(cook: Cook) -> None:
+def test_torchvision_data_set_has_the_same_splits_in_every_command(cook: Cook) -> None:
     def prepare(path: Path) -> None:
         names = re.findall(
             r'"(\w+)"', "".join(re.findall(r"class_names .*", RECIPES["Another torchvision data set"].text))
@@ -352,7 +352,7 @@ def test_published_weights_are_fine_tuned(cook: Cook, tmp_path: Path) -> None:
 
 
 @recipe("A custom loss")
-def test_loss_of_ones_own_is_minimised(cook: Cook) -> None:
+def test_custom_loss_is_minimised(cook: Cook) -> None:
     cooked = cook("--trainer.max_epochs=5")
     losses = cooked.curve("train/loss")
     assert 0.1 < losses[0] < 0.19  # of ten probabilities by chance: 0.18

@@ -140,7 +140,7 @@ def test_names_of_devices_and_of_imported_packages_are_refused(output: Path) -> 
         assert list(output.iterdir()) == []
 
 
-def test_existing_folder_is_refused_and_left_alone(output: Path) -> None:
+def test_existing_folder_is_refused_and_unchanged(output: Path) -> None:
     mine = output / "mine" / "precious.txt"
     mine.parent.mkdir()
     mine.write_text("mine", encoding="utf-8")
@@ -165,7 +165,7 @@ def test_control_character_is_refused(output: Path, question: str) -> None:
     assert list(output.iterdir()) == []
 
 
-def test_end_of_a_bake_says_what_to_type(output: Path) -> None:
+def test_end_of_a_bake_prints_the_next_commands(output: Path) -> None:
     done = bake(output, "project_name=mine")
     assert done.stdout.splitlines() == ["cd mine", "pip install -r requirements.txt", "python training/train.py"]
 

@@ -303,7 +303,7 @@ def test_thousand_requests_get_right_answers_and_leave_nothing(bake: Bake, train
 
 
 @pytest.mark.xdist_group("digits-cnn")
-def test_requests_beyond_the_limits_are_told_so(bake: Bake, train: Train, tmp_path: Path) -> None:
+def test_requests_beyond_the_limits_are_refused_with_the_reason(bake: Bake, train: Train, tmp_path: Path) -> None:
     flags = ("--max_requests=1", "--timeout=2", "--max_inputs=2")
     with serving(bake(serving="fastapi"), train("digits-cnn").best, tmp_path, *flags) as server:
         received, answered = Event(), Event()
@@ -330,7 +330,7 @@ def test_requests_beyond_the_limits_are_told_so(bake: Bake, train: Train, tmp_pa
 
 
 @pytest.mark.xdist_group("digits-cnn")
-def test_port_in_use_is_told_in_a_sentence(bake: Bake, train: Train, tmp_path: Path) -> None:
+def test_port_in_use_is_reported_in_a_sentence(bake: Bake, train: Train, tmp_path: Path) -> None:
     with serving(bake(serving="fastapi"), train("digits-cnn").best, tmp_path) as server:
         port, best = server.url.rstrip("/").rpartition(":")[2], train("digits-cnn").best
         done = bake(serving="fastapi").run("training/serve.py", "--port", port, "--ckpt_path", best, status=1)
@@ -339,7 +339,7 @@ def test_port_in_use_is_told_in_a_sentence(bake: Bake, train: Train, tmp_path: P
 
 
 @pytest.mark.xdist_group("digits-cnn")
-def test_unusable_host_is_told_in_a_sentence(bake: Bake, train: Train) -> None:
+def test_unusable_host_is_reported_in_a_sentence(bake: Bake, train: Train) -> None:
     flags = ["--port=0", "--host=no.such.host.invalid", f"--ckpt_path={train('digits-cnn').best}"]
     done = bake(serving="fastapi").run("training/serve.py", *flags, status=1)
     assert re.fullmatch(r"error: cannot listen on no.such.host.invalid, port 0: .*--host.*\n", done.stderr)
@@ -347,7 +347,7 @@ def test_unusable_host_is_told_in_a_sentence(bake: Bake, train: Train) -> None:
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
 @pytest.mark.xdist_group("digits-cnn")
-def test_address_of_ipv6_is_one_that_can_be_opened(bake: Bake, train: Train, tmp_path: Path) -> None:
+def test_printed_ipv6_address_can_be_opened(bake: Bake, train: Train, tmp_path: Path) -> None:
     with serving(bake(serving="fastapi"), train("digits-cnn").best, tmp_path, "--host=::1") as server:
         assert httpx.get(f"{server.url}/health").status_code == 200
         assert server.stop() == 143

@@ -368,7 +368,7 @@ def test_other_settings_need_another_name(sweeper: Sweeper) -> None:
     assert sweeper.starts() == ["0000 started"]
 
 
-def test_failing_trial_is_recorded_and_the_sweep_goes_on(sweeper: Sweeper) -> None:
+def test_failing_trial_is_recorded_and_the_sweep_continues(sweeper: Sweeper) -> None:
     sweeper.tell(_0001=["fail"])
     sweeper.run("--seeds", "3")
     rows = read_results(sweeper.folder)
@@ -412,7 +412,7 @@ def test_trial_of_a_killed_sweep_is_awaited(sweeper: Sweeper) -> None:
     assert states(sweeper.folder) == ["finished", "finished"]
 
 
-def test_trial_that_had_not_begun_when_its_sweep_was_killed_is_trained_once(sweeper: Sweeper) -> None:
+def test_trial_that_had_not_started_when_its_sweep_was_killed_is_trained_once(sweeper: Sweeper) -> None:
     """Then the second sweep starts a process of its own, and one of both finds the folder in use."""
     sweeper.tell(_0000=["before"])
     sweeper.start_and_kill("--seeds", "1")
@@ -611,7 +611,7 @@ def test_folds_of_a_series_forecast_each_time_once(bake: Bake) -> None:
     assert "--data.fold" not in again
 
 
-def test_sweep_over_folds_resumes_and_names_the_ones_that_are_left(sweeper: Sweeper) -> None:
+def test_sweep_over_folds_is_resumed_and_names_the_remaining_ones(sweeper: Sweeper) -> None:
     sweeper.tell(_0001=["wait"])
     sweeper.start_and_kill_at("--folds=3", trial=1)
     assert states(sweeper.folder) == ["finished", "unfinished", "unfinished"][: len(states(sweeper.folder))]

@@ -87,13 +87,13 @@ def test_days_in_any_order_are_read_in_one(forecast: ModuleType, tmp_path: Path,
 
 
 @pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%Y-%m", "%m/%Y", "%b %Y", "%Y%m"])
-def test_months_are_steps_and_none_are_invented(forecast: ModuleType, tmp_path: Path, form: str) -> None:
+def test_months_are_calendar_steps(forecast: ModuleType, tmp_path: Path, form: str) -> None:
     data = series(forecast, tmp_path, list(MONTHS.strftime(form)))
     assert labels(data) == ["2000-01", "2008-04"]
     assert len(data.regular[0]) == 100
 
 
-def test_weekends_are_no_gaps_in_a_series_without_them(
+def test_weekends_are_not_filled_in_a_series_without_them(
     forecast: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     days = pd.bdate_range("2020-01-01", periods=100).delete(40)  # a holiday
@@ -176,7 +176,7 @@ def test_two_columns_of_dates_are_asked_about(forecast: ModuleType, tmp_path: Pa
     assert series(forecast, tmp_path, times, "kind,begun,ended", time="ended").times == ["ISO8601", "ended"]
 
 
-def test_newest_first_is_turned_round(forecast: ModuleType, tmp_path: Path) -> None:
+def test_rows_with_the_newest_first_are_reversed(forecast: ModuleType, tmp_path: Path) -> None:
     data = series(forecast, tmp_path, list(DAYS[::-1].strftime("%Y-%m-%d")))
     assert labels(data)[0] == "2020-01-01 00:00:00"
     assert data.regular[0][-1, 0] == 0
@@ -253,7 +253,7 @@ def test_filled_values_are_counted_and_rows_without_values_at_the_end_are_left_o
         ("time", "{year}.{quarter:02}", {}),
     ],
 )
-def test_quarters_and_weeks_are_refused_as_such(
+def test_quarters_and_weeks_are_refused_by_name(
     forecast: ModuleType, tmp_path: Path, header: str, form: str, options: dict[str, Any]
 ) -> None:
     periods = [(1980 + i // 4, i % 4 + 1) for i in range(100)]
@@ -301,7 +301,7 @@ def test_times_in_equally_many_months_are_months(forecast: ModuleType, tmp_path:
     assert labels(data) == list(times[[0, -1]].strftime("%Y-%m")) and len(data.regular[0]) == 60
 
 
-def test_steps_of_thirty_days_are_no_months(forecast: ModuleType, tmp_path: Path) -> None:
+def test_steps_of_thirty_days_are_not_months(forecast: ModuleType, tmp_path: Path) -> None:
     times = pd.date_range("2000-01-15", periods=20, freq="30D")
     assert labels(series(forecast, tmp_path, list(times.strftime("%Y-%m-%d"))))[0] == "2000-01-15 00:00:00"
 
@@ -363,7 +363,7 @@ def test_separators_and_decimal_signs_are_found(
     assert data.frame.equals(expected.frame)
 
 
-def test_a_first_row_of_data_is_refused_until_it_is_said_to_be_one(tabular: ModuleType, tmp_path: Path) -> None:
+def test_a_first_row_of_data_is_refused_without_the_header_flag(tabular: ModuleType, tmp_path: Path) -> None:
     file = write(tmp_path, table().partition("\n")[2])
     with pytest.raises(OSError, match=r"line 1 .*--data\.header none"):
         read(tabular, file)
@@ -373,7 +373,7 @@ def test_a_first_row_of_data_is_refused_until_it_is_said_to_be_one(tabular: Modu
     assert "1.5" in read(tabular, write(tmp_path, table().replace("a;", "1.5;", 1)), header="first").frame
 
 
-def test_a_header_of_categories_alone_is_no_header(tabular: ModuleType, tmp_path: Path) -> None:
+def test_a_first_row_of_known_categories_is_not_a_header(tabular: ModuleType, tmp_path: Path) -> None:
     file = write(tmp_path, "p,x,s\ne,x,s\np,f,y\n" * 30)
     with pytest.raises(OSError, match=r"--data\.header none"):
         read(tabular, file)
@@ -455,7 +455,7 @@ def test_a_header_may_begin_with_a_number_sign(tabular: ModuleType, tmp_path: Pa
 
 
 @pytest.mark.parametrize("start", ["|1x3 Cross validator", "Station: 3, North", "Station\n1"])
-def test_a_title_is_one_problem(tabular: ModuleType, tmp_path: Path, start: str) -> None:
+def test_a_title_above_the_header_is_one_error(tabular: ModuleType, tmp_path: Path, start: str) -> None:
     rows = [f"{i % 7}.5,{i % 9},{i % 5},{'ab'[i % 2]}" for i in range(90)]
     with pytest.raises(OSError, match="line 1 if it is a title") as refused:
         read(tabular, write(tmp_path, "\n".join([start, *rows])), header="none")
@@ -468,7 +468,7 @@ def test_arff_is_refused_as_such(tabular: ModuleType, tmp_path: Path) -> None:
         read(tabular, write(tmp_path, text))
 
 
-def test_trailing_separators_and_names_of_columns_are_put_right(tabular: ModuleType, tmp_path: Path) -> None:
+def test_trailing_separators_and_padded_names_are_corrected(tabular: ModuleType, tmp_path: Path) -> None:
     lines = table(separator=",", decimal=".").splitlines()
     plain = read(tabular, write(tmp_path, "\n".join(lines)))
     for number, changed in enumerate(
@@ -488,7 +488,7 @@ def test_trailing_separators_and_names_of_columns_are_put_right(tabular: ModuleT
         assert data.frame[["a", "b", "c", "kind"]].to_numpy().tolist() == plain.frame.to_numpy().tolist()
 
 
-def test_repeated_names_are_told_apart_but_not_as_a_target(tabular: ModuleType, tmp_path: Path) -> None:
+def test_repeated_names_are_numbered_but_refused_as_a_target(tabular: ModuleType, tmp_path: Path) -> None:
     file = write(tmp_path, table().replace("a;b;c", "a;b;a", 1))
     assert list(read(tabular, file).numbers) == ["a", "b", "a.1"]
     with pytest.raises(OSError, match="several columns are named 'a'"):
@@ -500,7 +500,7 @@ def test_a_header_that_is_repeated_below_is_left_out(tabular: ModuleType, tmp_pa
     assert len(data.frame) == 400 and list(data.numbers) == ["a", "b", "c"]
 
 
-def test_one_column_and_classes_that_are_none_are_refused_in_these_words(tabular: ModuleType, tmp_path: Path) -> None:
+def test_one_column_and_missing_classes_are_refused_by_name(tabular: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"one column only.*--data\.separator"):
         read(tabular, write(tmp_path, "a\n" + "\n".join(map(str, range(99)))))
     with pytest.raises(OSError, match="99 different values"):
@@ -665,7 +665,7 @@ def test_encodings_are_found(tabular: ModuleType, tmp_path: Path, encoding: str)
     assert set(data.class_names) == {word, "x"}
 
 
-def test_encoding_of_rows_to_predict_is_said(
+def test_encoding_of_rows_to_predict_is_reported(
     tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [f"{i}.5,{('Böe', 'Föhn')[i % 2]},{'xy'[i % 2]}" for i in range(90)]
@@ -682,7 +682,7 @@ def test_workbooks_are_refused_as_such(tabular: ModuleType, tmp_path: Path) -> N
         read(tabular, tmp_path / "rows.csv")
 
 
-def test_what_was_read_is_printed_once_before_training(bake: Bake, tmp_path: Path) -> None:
+def test_summary_of_the_data_is_printed_once_before_training(bake: Bake, tmp_path: Path) -> None:
     project = bake(variant="tabular", project_name="own_tabular")
     flags = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.max_epochs=1"]
     file = write(tmp_path, table())
@@ -719,7 +719,7 @@ def test_row_names_without_a_heading_are_read_if_they_count_the_rows(
         data.setup("predict")
 
 
-def test_row_numbers_of_each_file_are_not_predicted_from(
+def test_row_numbers_of_each_file_are_not_features(
     tabular: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, first in (("train.csv", 0), ("test.csv", 0.5)):
@@ -798,7 +798,7 @@ def lines_of(label: str = "label") -> list[tuple[str, str]]:
     return [(("ham", "spam")[i % 2], f"{('my dear', 'cheap')[i % 2]} number {i}") for i in range(120)]
 
 
-def test_lone_quotes_join_no_lines(texts: ModuleType, tmp_path: Path) -> None:
+def test_lone_quotes_do_not_join_lines(texts: ModuleType, tmp_path: Path) -> None:
     rows = [f"{label}\t{text}" for label, text in lines_of()]
     rows[3] = 'spam\t"cheap" she said'
     rows[7], rows[20] = 'spam\t"cheap', 'ham\tmy dear"'

@@ -35,7 +35,7 @@ def newest_split(run: Run, split: str) -> dict[str, str]:
     return metrics(run.project.run("training/evaluate.py", "--ckpt_path", run.best, "--split", split).stdout)
 
 
-def test_no_variant_goes_untrained() -> None:
+def test_every_variant_is_trained() -> None:
     assert list(WRITERS) == VARIANTS
 
 
@@ -84,7 +84,7 @@ def test_report_is_one_page_that_needs_no_other_file(train: Train, variant: str)
 
 
 @by_variant
-def test_training_says_what_matters_and_nothing_else(train: Train, variant: str) -> None:
+def test_training_prints_the_documented_lines_only(train: Train, variant: str) -> None:
     run = train(variant)
     *_, before_last, last = run.stdout.splitlines()
     assert before_last == f"run folder: {run.folder}"

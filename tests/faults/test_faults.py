@@ -115,7 +115,7 @@ def test_logs_that_cannot_be_written_are_named(bake: Bake) -> None:
 
 
 @pytest.mark.parametrize("name", ["vanishes", "is damaged"])
-def test_data_that_go_bad_are_named(folders: Runner, pictures: Path, name: str) -> None:
+def test_damaged_data_are_named(folders: Runner, pictures: Path, name: str) -> None:
     def spoil(pid: int, folder: Path) -> None:
         if name == "vanishes":
             shutil.rmtree(pictures)
@@ -132,7 +132,7 @@ def test_data_that_go_bad_are_named(folders: Runner, pictures: Path, name: str) 
 
 
 @pytest.mark.parametrize("lacking", ["every picture", "all but five", "a class"])
-def test_training_pictures_that_lack_are_said(bake: Bake, tmp_path: Path, lacking: str) -> None:
+def test_missing_training_pictures_are_reported(bake: Bake, tmp_path: Path, lacking: str) -> None:
     pictures, targets = digits(28)
     train = {"every picture": 0, "all but five": 5, "a class": 1400}[lacking]
     chosen = np.r_[np.flatnonzero(targets[:train] != 9) if lacking == "a class" else np.arange(train), 1400:1797]
@@ -154,12 +154,12 @@ def test_class_of_one_row_stays_with_the_training_rows(bake: Bake, tmp_path: Pat
     assert "warn" not in runner.output.lower()
 
 
-def test_run_that_would_train_nothing_says_so(runner: Runner) -> None:
+def test_run_that_would_train_nothing_is_refused(runner: Runner) -> None:
     assert runner.to_the_end("--trainer.limit_train_batches=0", "--trainer.max_epochs=1") == 1
     assert "limit_train_batches" in sentence(runner)
 
 
-def test_worker_that_dies_is_told_from_a_fault_of_the_code(folders: Runner, pictures: Path) -> None:
+def test_killed_worker_is_distinguished_from_an_error_in_the_code(folders: Runner, pictures: Path) -> None:
     def kill_worker(pid: int, folder: Path) -> None:
         """Kill workers until the run ends, because a worker that has finished its share of an epoch is not missed."""
         task = Path(f"/proc/{pid}/task/{pid}")
@@ -177,7 +177,7 @@ def test_worker_that_dies_is_told_from_a_fault_of_the_code(folders: Runner, pict
     assert load(folder / "checkpoints" / "last.ckpt")["global_step"] > 0
 
 
-def test_loss_that_is_no_number_stops_the_run_at_its_step(runner: Runner) -> None:
+def test_nan_loss_stops_the_run_at_its_step(runner: Runner) -> None:
     flags = ["--model.optimizer=sgd", "--model.lr=1e18", "--trainer.max_epochs=3", "--model.scheduler=none"]
     assert runner.to_the_end(*flags, "--checkpoint_minutes=0") == 1
     said = sentence(runner)
@@ -186,13 +186,13 @@ def test_loss_that_is_no_number_stops_the_run_at_its_step(runner: Runner) -> Non
     assert not last.exists() or all(weights.isfinite().all() for weights in load(last)["state_dict"].values())
 
 
-def test_metric_that_is_never_logged_is_named_beside_those_that_are(runner: Runner) -> None:
+def test_monitor_that_is_never_logged_is_named_with_the_logged_metrics(runner: Runner) -> None:
     assert runner.to_the_end("--trainer.max_epochs=1", "--monitor=val/nothing") == 0
     (warning,) = [line for line in runner.output.splitlines() if line.startswith("warning: ")]
     assert "'val/nothing'" in warning and "val/acc" in warning and "val/loss" in warning
 
 
-def test_missing_gpu_is_said(runner: Runner) -> None:
+def test_missing_gpu_is_reported(runner: Runner) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert runner.to_the_end("--trainer.accelerator=gpu") == 1
@@ -227,7 +227,9 @@ def test_last_batch_of_one_picture_trains(folders: Runner, pictures: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "zeros", "missing", "another variant's"])
-def test_checkpoint_that_is_none_is_named(train: Callable[[str], Run], tmp_path: Path, kind: str) -> None:
+def test_file_that_is_no_checkpoint_is_named_by_every_command(
+    train: Callable[[str], Run], tmp_path: Path, kind: str
+) -> None:
     run = train("digits-cnn")
     content = run.best.read_bytes()
     file = tmp_path / "broken.ckpt"
@@ -243,7 +245,7 @@ def test_checkpoint_that_is_none_is_named(train: Callable[[str], Run], tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["truncated", "another variant's", "another Lightning's"])
-def test_run_whose_checkpoint_is_none_is_not_resumed(runner: Runner, kind: str) -> None:
+def test_run_with_an_invalid_checkpoint_is_not_resumed(runner: Runner, kind: str) -> None:
     assert runner.to_the_end("--trainer.max_epochs=1", "--trainer.logger=false") == 0, runner.output
     folder = runs(runner.project)[-1]
     file = folder / "checkpoints" / "last.ckpt"
@@ -281,7 +283,7 @@ print(unnoticed, refused)
 """
 
 
-def test_flipped_bit_of_a_checkpoint_does_not_go_unnoticed(train: Callable[[str], Run], tmp_path: Path) -> None:
+def test_flipped_bit_of_a_checkpoint_is_noticed(train: Callable[[str], Run], tmp_path: Path) -> None:
     """Where one of the bytes that only fill the file up has flipped, the weights are as they were."""
     run = train("digits-cnn")
     unnoticed, refused = map(int, run.project.run("-c", FLIPS, run.best, tmp_path / "flipped.ckpt").stdout.split())
@@ -311,7 +313,7 @@ WRONG_PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("kind", WRONG_PARTS)
-def test_checkpoint_whose_parts_are_wrong_is_named_by_each_command(
+def test_checkpoint_with_wrong_parts_is_named_by_each_command(
     train: Callable[[str], Run], tmp_path: Path, kind: str
 ) -> None:
     run = train("digits-cnn")
@@ -330,7 +332,7 @@ def test_checkpoint_whose_parts_are_wrong_is_named_by_each_command(
         file.unlink()
 
 
-def test_run_whose_checkpoint_has_emptied_parts_is_not_resumed(bake: Bake) -> None:
+def test_run_whose_checkpoint_lost_its_content_is_not_resumed(bake: Bake) -> None:
     project = bake(fresh=True, project_name="emptied")
     project.run("training/train.py", "--trainer.max_epochs=1", "--trainer.logger=false")
     (folder,) = project.runs()
@@ -350,7 +352,7 @@ def test_seed_out_of_range_is_refused(bake: Bake, seed: str) -> None:
     assert project.runs() == []
 
 
-def test_export_into_a_folder_that_is_none_is_named(train: Callable[[str], Run], tmp_path: Path) -> None:
+def test_export_into_a_missing_folder_is_named(train: Callable[[str], Run], tmp_path: Path) -> None:
     """As on a read-only disk, nothing can be written there."""
     run = train("digits-cnn")
     (tmp_path / "file").touch()

@@ -93,7 +93,7 @@ def test_torchrun_sets_the_number_of_processes(bake: Bake) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.xdist_group("undisturbed")
-def test_torchrun_restarts_a_killed_process_and_the_run_goes_on_exactly(undisturbed: tuple[Project, Path]) -> None:
+def test_torchrun_restarts_a_killed_process_and_the_run_is_resumed_exactly(undisturbed: tuple[Project, Path]) -> None:
     project, reference = undisturbed
     runner = Launched(project.path, [])
     before = project.runs()

@@ -76,7 +76,9 @@ def test_every_setting_survives_kills(runner: Callable[..., Runner], name: str) 
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
-def test_signal_saves_and_says_how_to_go_on(runner: Callable[..., Runner], number: int, status: int) -> None:
+def test_signal_saves_a_checkpoint_and_prints_how_to_resume(
+    runner: Callable[..., Runner], number: int, status: int
+) -> None:
     project = runner("--trainer.max_epochs=6", "--checkpoint_minutes=60")
     reference = uninterrupted(project)
     process = project.start(*project.flags)
@@ -93,7 +95,7 @@ def test_signal_saves_and_says_how_to_go_on(runner: Callable[..., Runner], numbe
     assert len(describe(folder)["resumed"]) == 1
 
 
-def test_slurm_requeues_the_job_and_it_goes_on(runner: Callable[..., Runner], tmp_path: Path) -> None:
+def test_slurm_requeues_the_job_which_resumes_its_run(runner: Callable[..., Runner], tmp_path: Path) -> None:
     """The scheduler's signal comes before the time is up; it starts the job once more with the same command."""
     project = runner("--trainer.max_epochs=6")
     reference = uninterrupted(project)
@@ -112,7 +114,7 @@ def test_slurm_requeues_the_job_and_it_goes_on(runner: Callable[..., Runner], tm
     assert compare(reference, folder) == []
 
 
-def test_finished_run_goes_on_with_more_epochs(runner: Callable[..., Runner]) -> None:
+def test_finished_run_is_resumed_for_more_epochs(runner: Callable[..., Runner]) -> None:
     project = runner("--model.scheduler=none")
     longer = uninterrupted(ForkedRunner(project.project, [*project.flags, "--trainer.max_epochs=5"]))
     folder = uninterrupted(project)
@@ -120,7 +122,7 @@ def test_finished_run_goes_on_with_more_epochs(runner: Callable[..., Runner]) ->
     assert compare(longer, folder) == []
 
 
-def test_only_what_may_change_is_changed_on_resuming(runner: Callable[..., Runner]) -> None:
+def test_other_settings_cannot_change_on_resuming(runner: Callable[..., Runner]) -> None:
     project = runner()
     folder = uninterrupted(project)
     before = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -139,7 +141,7 @@ def test_kill_while_the_settings_are_written_leaves_the_old_ones(runner: Callabl
     assert "max_epochs: 4" in (folder / "config.yaml").read_text(encoding="utf-8")
 
 
-def test_nothing_to_resume_is_said(runner: Callable[..., Runner]) -> None:
+def test_resuming_without_a_run_is_refused(runner: Callable[..., Runner]) -> None:
     project = runner()
     assert project.to_the_end("--resume") == 1
     assert project.output == f"error: {project.project / 'logs'} has no unfinished run to resume\n"
