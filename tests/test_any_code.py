@@ -316,7 +316,7 @@ def assert_evaluated_alike(project: Project) -> None:
 
 
 def assert_exact(project: Project, *flags: str, batch: int = 15, done: int | None = None, epoch: str = "") -> Path:
-    """A run that is killed and resumed ends as the one that is not, bit by bit; returns the resumed one.
+    """A run that is killed and resumed ends as the one that is not, bit for bit; returns the resumed one.
 
     Args:
         project: The project.

@@ -117,7 +117,7 @@ def choose_annotations(folder: Path, files: Sequence[Path]) -> tuple[dict[str, J
 
 
 def whole(value: Any) -> Any:
-    """An id such as 7.0 as 7; any other is kept."""
+    """Return 7 for an id such as 7.0, and any other id unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -180,7 +180,11 @@ def read_voc(file: Path) -> tuple[Json, list[Json]]:
 def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Counter[str]]:
     """Load the Pascal VOC files of a folder as the content of a COCO file for each split; also count what is left out.
 
-    Lists in ImageSets/Main/ decide about the splits, or else the names of folders. `others` are left out already.
+    Lists in ImageSets/Main/ decide about the splits, or else the names of folders.
+
+    Args:
+        folder: Folder that holds the files, in any subfolder.
+        others: Files that are left out already, with their reasons.
 
     Raises:
         OSError: There is no such file, or one has errors.
@@ -193,7 +197,7 @@ def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Count
         found[listed.get(file.stem, "") if listed else splits[file.relative_to(folder).parent] or "train"].append(file)
     left_out = others + Counter({"XML files in no list of ImageSets/Main/": len(found.pop("", []))})
     if not listed:
-        left_out["folders ImageSets/, as lists are used only from a single ImageSets/Main/"] = unused
+        left_out["folders ImageSets/ (lists are used if there is only one ImageSets/Main/)"] = unused
         canvases.refuse_unclear(folder, splits)
     if "train" not in found:
         problem = "no training annotations: it needs a COCO file, or XML files of Pascal VOC; convert LabelMe files"
@@ -215,10 +219,9 @@ def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Count
 
 
 def find_picture(name: str, places: list[Path], named: dict[str, list[Path]]) -> Path:
-    """Find a picture: by `name`, or the end of this path, in one of `places`; or else the only file of its name.
+    """Find a picture: the longest end of path `name` that exists in one of `places`, else the only file of its name.
 
-    The suffix of the latter may be in upper or lower case. The longest end that exists is used. If there is none, the
-    path returned is that of a missing file.
+    The suffix of that file may be in upper or lower case. If there is no such file, the path returned does not exist.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     parts = path.relative_to(path.anchor).parts
@@ -348,8 +351,8 @@ class MyDataModule(LightningDataModule):
         drop_bad_boxes: Leave out boxes that lie outside of their pictures, and clip those that reach beyond the edges;
             by default both are errors, except for up to 2 pixels beyond an edge.
         turn: Whether to apply the EXIF orientation of a picture if its annotations state no size, or a size that is
-            right both with the orientation and without it. With null, such a picture is an error, but predict.py and
-            serve.py apply the orientation of new pictures.
+            right both with the orientation and without it. With null, such a picture is an error, but predict.py
+            applies the orientation of new pictures.
         min_size: Shorter side to which the network resizes pictures, in pixels; null takes the median of the training
             pictures, at most 800.
         max_size: Limit of the longer side after resizing, in pixels.
@@ -386,7 +389,7 @@ class MyDataModule(LightningDataModule):
         self.data_dir = ROOT / Path(data_dir).expanduser() if data_dir else None
         self.batch_size, self.num_workers = batch_size, num_workers
         self.folds = folds, fold
-        self.reported = False  # whether the line about turned pictures is printed; a server predicts many times
+        self.reported = False  # whether the line about turned pictures was printed
         self.unused: Counter[str] = Counter()  # files of annotations that are left out
 
     @cached_property
@@ -494,7 +497,7 @@ class MyDataModule(LightningDataModule):
             self.predict = PictureDataset(self._read_inputs())
             return
         categories, splits = self.samples
-        # A command that loads a checkpoint has set these attributes to those of the checkpoint.
+        # A command that loads a checkpoint has set category_ids and class_names to those of the checkpoint.
         if categories != dict(zip(self.category_ids, self.class_names, strict=True)):
             hint = "use the --data.data_dir with which the model was trained, or train a new model"
             refuse(self.data_dir, [f"its categories {categories} differ from the checkpoint's: {hint}"])

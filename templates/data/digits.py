@@ -28,7 +28,7 @@ class BatchDataset(TensorDataset):
 
 
 class MyDataModule(LightningDataModule):
-    """Digits in memory, always in the same splits: 70% train, 10% val, 20% test, of each class.
+    """Digits in memory, always in the same splits: of each class, 70% train, 10% val, 20% test.
 
     A batch is a pair: pictures (N, 1, 8, 8), float32 in [0, 1], and classes (N,), int64.
 

@@ -154,7 +154,7 @@ def find_pairs(folder: Path, drop: bool) -> tuple[dict[str, list[Files]], list[s
     if unlisted := sum(not split for split in split_of.values()):
         left_out.append(f"{unlisted} pictures in no list of ImageSets/Segmentation/")
     if unused:
-        left_out.append(f"{unused} folders ImageSets/, as lists are used only from a single ImageSets/Segmentation/")
+        left_out.append(f"{unused} folders ImageSets/ (lists are used if there is only one ImageSets/Segmentation/)")
     alone = [key for key in sorted(images) if key not in pairs and split_of[key]]
     for split in {split_of[key] for key in alone} - splits.keys() - {"train"}:
         left_out.append(f"the {split} pictures, which have no masks")
@@ -414,7 +414,7 @@ class MyDataModule(LightningDataModule):
         self.data_dir = ROOT / Path(data_dir).expanduser() if data_dir else None
         self.batch_size, self.num_workers = batch_size, num_workers
         self.folds = folds, fold
-        self.reported = False  # whether the line about turned pictures is printed; a server predicts many times
+        self.reported = False  # whether the line about turned pictures was printed
 
     @cached_property
     def samples(self) -> tuple[list[str], dict[str, list[Any]]]:

@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MISSING = "(missing)"  # category of the gaps in a column of categories
 BOOLEANS = ("true", "false", "yes", "no")
 MAX_CLASSES = 20  # a target with more different whole numbers is a quantity
-ROWS_FOR_BINS = 5000  # bins need so many training rows
+ROWS_FOR_BINS = 5000  # fewer training rows get no bins
 MAX_BINS = 64  # of a column
 MAX_ALL_BINS = 4096  # of all columns
 Task = Literal["regression", "binary", "multiclass"]
@@ -69,7 +69,7 @@ def as_categories(column: pd.Series) -> pd.Series:
 
 
 def spell_booleans(column: pd.Series) -> pd.Series:
-    """Give booleans that differ only in upper and lower case, such as TRUE and true, the most frequent spelling."""
+    """Spell booleans that differ only in case, such as TRUE and true, in the most frequent way."""
     words = column[column.str.casefold().isin(BOOLEANS)]
     spellings = {word: group.mode()[0] for word, group in words.groupby(words.str.casefold())}
     return column.replace({word: spellings[word.casefold()] for word in words.unique()})
@@ -418,7 +418,7 @@ class MyDataModule(LightningDataModule):
         """Print a warning for each column with categories that are not in the training rows."""
         for name, values in self.categories.items():
             unknown = as_categories(frame[name])[to_codes(frame[name], values).isna()]
-            if len(unknown) and not source.endswith(".json"):  # which may be requests of a server
+            if len(unknown) and not source.endswith(".json"):  # rows in JSON may be requests to a server
                 warn(f"{len(unknown)} values of {name!r} in {source}, such as {unknown.iloc[0]!r}, are not in train")
 
     def encode_targets(self, frame: pd.DataFrame) -> Tensor:

@@ -106,7 +106,7 @@ class MyModel(LightningModule):
         freeze: Whether to train only the last layer and leave the pretrained layers unchanged; needs weights.
         lr: Learning rate; if a scheduler changes it, its highest value.
         optimizer: Name of the optimizer; see models/optimizers.py.
-        scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
+        scheduler: Learning rate over the run: it rises and falls (onecycle), falls (cosine) or is constant (none).
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
         label_smoothing: Share of each target that is spread over all classes.
         class_weights: With "balanced", the training loss of each class is multiplied by a weight that is inversely
@@ -271,7 +271,7 @@ def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
 
 
 def draw_examples(examples: list[Example], names: list[str]) -> Figure:
-    """Draw pictures with their predicted class as the title, in red with the true class if it is wrong."""
+    """Draw pictures with their predicted class as the title; a wrong one is red, with the true class beside it."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(4, EXAMPLES // 4)
     for axis in axes.flat:

@@ -88,11 +88,11 @@ class MyModel(LightningModule):
         weights: Initial weights: "backbone" for a backbone trained on ImageNet, "DEFAULT" for a detector trained on
             COCO, null for random weights.
         proposals_train: Number of boxes per picture that the region proposal network keeps in training.
-        proposals_test: Number of boxes per picture that the region proposal network keeps otherwise.
+        proposals_test: Number of boxes per picture that the region proposal network keeps outside of training.
         boxes_per_image: Number of boxes per picture on which the second stage is trained.
         lr: Learning rate; if a scheduler changes it, its highest value.
         optimizer: Name of the optimizer; see models/optimizers.py.
-        scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
+        scheduler: Learning rate over the run: it rises and falls (onecycle), falls (cosine) or is constant (none).
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
 
     Raises:

@@ -72,7 +72,7 @@ class MyModel(LightningModule):
         loss: Name of the loss.
         lr: Learning rate; if a scheduler changes it, its highest value.
         optimizer: Name of the optimizer; see models/optimizers.py.
-        scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
+        scheduler: Learning rate over the run: it rises and falls (onecycle), falls (cosine) or is constant (none).
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
     """
 

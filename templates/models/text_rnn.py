@@ -108,7 +108,7 @@ class MyModel(LightningModule):
         dropout: Share of the hidden values that is set to 0 in training.
         lr: Learning rate; if a scheduler changes it, its highest value.
         optimizer: Name of the optimizer; see models/optimizers.py.
-        scheduler: Learning rate over the run: onecycle rises and falls, cosine falls, none is constant.
+        scheduler: Learning rate over the run: it rises and falls (onecycle), falls (cosine) or is constant (none).
         weight_decay: L2 penalty; with adamw it is decoupled from the gradient.
         label_smoothing: Share of each target that is spread over all classes.
         class_weights: balanced weights the training loss of each class by the inverse of its share of the training

@@ -59,7 +59,7 @@ def spell(path: Path) -> str:
 
 
 def find_splits(paths: Collection[Path]) -> dict[Path, str]:
-    """The split that is named by a part of each relative path, such as "val" for labels/Valid_Set.json; "" if none is.
+    """Find the split that each relative path names: "val" for labels/Valid_Set.json, "" for a path that names none.
 
     Digits, COMPANIONS and words that different splits have in common are ignored, as in a_train and a_test.
     """
@@ -93,7 +93,7 @@ def read_lists(folder: Path, kind: str, stems: Collection[str]) -> tuple[dict[st
     A line is one of `stems`, with or without folders and suffix; 1, 0 or -1 may follow, as in lists of one class.
 
     Returns:
-        The split of each name, and the number of folders ImageSets/ without a list that is used.
+        The split of each name, and the number of unused folders ImageSets/.
     """
     places = [*folder.rglob(f"ImageSets/{kind}")]
     files = {file.stem.lower(): file for file in places[0].glob("*.txt")} if len(places) == 1 else {}
@@ -173,7 +173,7 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
 
 
 def report_turned(pictures: Sequence[Picture]) -> bool:
-    """Tell whether EXIF data turns pictures to predict, and print a line, as it may have turned none in training."""
+    """Return whether EXIF data turns any picture to predict; if so, print a line, as training may have turned none."""
     turned = [picture.file for picture in pictures if picture.upright]
     if turned:
         hint = "if the training pictures were not turned, use --data.turn false, else true, which hides this line"
@@ -186,7 +186,7 @@ def report_turned(pictures: Sequence[Picture]) -> bool:
 def check_depth(files: Sequence[Path]) -> None:
     """Refuse 16-bit pictures that use 12 bits or fewer, as they would be nearly black.
 
-    Only the first 20 files are looked at; one brighter 16-bit picture among them is enough.
+    Only the first 20 files are checked; all are accepted if one 16-bit picture among them is brighter.
 
     Raises:
         OSError: No value of these pictures is above 4095.

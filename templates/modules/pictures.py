@@ -31,7 +31,7 @@ def list_pictures(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path
 
 
 def is_junk(name: str) -> bool:
-    """Return whether a file or folder of this name is hidden, or written by an operating system or a disk station."""
+    """Return whether a file or folder of this name is hidden, or written by an operating system or a network drive."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "$RECYCLE.BIN")
 
 

@@ -164,7 +164,7 @@ def find_separator(text: str) -> str:
 def blank_comments(text: str, separator: str | None, header: Header | None) -> str:
     """Empty the lines at the start that begin with # or % and have fewer fields than the first line after them.
 
-    If that line is a header, as its values neither are numbers nor occur again below, empty all lines before it.
+    If that line is a header (no value is a number or occurs again below), empty all lines before it.
     """
     lines = text.splitlines(keepends=True)
     first = next((i for i, line in enumerate(lines) if line.strip() and line[0] not in "#%"), 0)
@@ -187,8 +187,8 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields. For texts, `options` has "quotes": "literal" reads quotes as ordinary characters, and so does
-    None if quoting fails or, in a file separated by tabs, joins lines, and if all lines then have equally many fields.
+    Quotes enclose fields. With the option "quotes" of texts, "literal" makes them ordinary characters; None does so if
+    quoting fails, or joins lines of a file with tabs, provided that all lines then have equally many fields.
     """
     rows, error = parse(text, separator)
     if error and '\\"' in text:
@@ -210,8 +210,8 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     """Return whether the first row, `names`, looks like data rather than the names of columns.
 
     It does if at least half of its values occur again in the same column. It also does if it has numbers where most
-    rows have numbers, unless these only count the columns: 0, 1, 2 or 1, 2, 3. The first of several values alone does
-    not count them.
+    rows have numbers, unless these only count the columns: 0, 1, 2 or 1, 2, 3. A number in only the first of several
+    columns is data, too.
     """
     numbers, repeated = [], 0
     for name, *values in zip(names, *list(rows)[:1000], strict=False):
@@ -226,8 +226,8 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
 def have_names(rows: Mapping[int, list[str]], text: str, separator: str) -> bool:
     """Return whether the first fields of all rows are names: all different, or numbers from 0 or 1 on.
 
-    Names must be in quotes, or before tabs, as another separator may also be part of a number or text. Numbers count
-    only before several columns.
+    Names must be in quotes, or before tabs, as another separator may also be part of a number or text. Numbers
+    need several columns after them.
     """
     first, lines = [row[0] for row in rows.values()], list(StringIO(text, newline=""))
     quoted = separator == "\t" or all(lines[line - 1].lstrip().startswith('"') for line in rows)
@@ -298,7 +298,8 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     problems = [f"line {line}: {count} fields, but {where} has {len(names)}" for line, count in wrong]
     hint = "quote fields that contain the separator, name each column, or set another --data.separator"
     if len(wrong) > max(len(rows) / 2, 1) and len({count for _, count in wrong}) == 1:
-        problems = [f"{problems[0]}, as in {len(wrong) - 1} other rows: remove line {first} if it is a title"]
+        found = f"line {wrong[0][0]} and {len(wrong) - 1} other rows: {wrong[0][1]} fields"
+        problems = [f"{found}, but {where} has {len(names)}: remove line {first} if it is a title"]
     refuse(file, [f"the numbers of fields differ: {hint}", *problems] if problems else [])
     frame = pd.DataFrame(list(rows.values()), index=list(rows), columns=names, dtype=object)
     nameless = "column_" if header == "none" else "Unnamed: "
@@ -337,7 +338,7 @@ def find_formats(texts: pd.Series, share: float = 0.9) -> list[str]:
     Return several only if they read the texts as different dates.
     """
     texts = texts.dropna()
-    sample = texts[texts.str.contains(r"(?:1[6-9]|20)\d\d", regex=True)].iloc[:1]  # may not be the first: 0000-00-00
+    sample = texts[texts.str.contains(r"(?:1[6-9]|20)\d\d", regex=True)].iloc[:1]  # the first may be 0000-00-00
     times: dict[str, pd.Series] = {}
     if sample.empty or sample.str.isdecimal().any():
         return []

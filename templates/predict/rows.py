@@ -46,7 +46,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def take_checkpoints(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return all other arguments, and the checkpoints that follow --ckpt_path."""
+    """Return the arguments without --ckpt_path, and the checkpoints after it."""
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--ckpt_path=") else [arg])]
     if "--ckpt_path" not in args:
         return args, []

@@ -36,7 +36,7 @@ class Report:
 
 
 def differences(first: Any, second: Any, where: str = "") -> list[str]:
-    """The places in which two nested structures of plain values and tensors are not the same, bit by bit."""
+    """The places in which two nested structures of plain values and tensors are not the same, bit for bit."""
     if type(first) is not type(second):
         return [where]
     if isinstance(first, torch.Tensor):

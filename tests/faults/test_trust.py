@@ -87,7 +87,7 @@ def test_hostile_checkpoint_is_refused_and_runs_nothing(train: Callable[[str], R
         "data: {{class_path: os.mkdir, init_args: {{path: {marker}}}}}\n",
     ],
 )
-def test_configuration_constructs_nothing_but_what_its_types_allow(bake: Bake, tmp_path: Path, config: str) -> None:
+def test_configuration_constructs_only_objects_of_the_annotated_types(bake: Bake, tmp_path: Path, config: str) -> None:
     marker, file = tmp_path / "executed", tmp_path / "hostile.yaml"
     file.write_text(config.format(marker=marker), encoding="utf-8")
     done = bake().run("training/train.py", f"--config={file}", status=2)

@@ -52,7 +52,7 @@ def make_splits(
 
     Args:
         groups: N values; samples with equal values stay together, unless `given` separates them.
-        classes: The class of each sample, with about the same proportions in all splits; None if there are none.
+        classes: Class of each sample, or None; all splits get about the same share of each class.
         given: The present split of each sample; None puts all into train. A missing val or test is taken from train.
         parts: For val and test, the number of equal parts into which train is divided if the split is missing; one
             of them becomes the split.

@@ -80,7 +80,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def find_example(cli: ExportCLI) -> tuple[Any, ...]:
-    """Example inputs of the model: `example_input_array`, or the first batch of the first split that there is."""
+    """Example inputs of the model: `example_input_array`, or the first batch of the test, val or train split."""
     example: Any = cli.model.example_input_array
     if example is None:
         splits = {"test": "test", "val": "validate", "train": "fit"}
@@ -171,7 +171,7 @@ def read(form: str, file: Path, example: tuple[Any, ...]) -> Any:
 
 
 def describe_use(form: str, file: Path, example: tuple[Any, ...]) -> str:
-    """Return a line of Python that uses a written file; a note before it says if the project's code is needed."""
+    """Return a line of Python that uses a written file, after a note on whether it needs the project's code."""
     make = "numpy.ones({}, numpy.{})" if form == "onnx" else "torch.ones({}, dtype=torch.{})"
     inputs = ["inputs"] * len(example)  # for inputs that are not tensors
     for i, each in enumerate(example):

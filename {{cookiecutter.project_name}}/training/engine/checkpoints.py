@@ -45,8 +45,8 @@ class Checkpoints(Checkpoint):
         self.extended = False  # whether a resumed run is to be longer than before
         self.averages = False  # whether metrics are summed over the epoch; the resumed checkpoint lacks these sums
         self.loss: Tensor | None = None  # sum of the losses of the step
-        self.pending = False  # whether gradients are accumulated that no optimizer has used
-        self.val_batches: dict[int, int] = {}  # steps of metrics that validation logs, until it resumes them
+        self.pending = False  # whether accumulated gradients wait for an optimizer
+        self.val_batches: dict[int, int] = {}  # logging steps of validation, until it starts
         self.frozen: list[str] | None = None  # parameters that the resumed checkpoint had frozen
         self.random: dict[str, Any] | None = None  # random state of the checkpoint, until the loop takes it
 
@@ -104,7 +104,7 @@ class Checkpoints(Checkpoint):
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
         for metric in (trainer._results or {}).values():
             if trainer.world_size > 1 and metric.is_tensor and metric.meta.is_mean_reduction:
-                # Lightning takes the mean of this count over the processes, and would round it as an integer.
+                # Lightning averages this count over the processes, which would round an integer.
                 metric.cumulated_batch_size = metric.cumulated_batch_size.float()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -167,7 +167,7 @@ class Checkpoints(Checkpoint):
             self._save(trainer, self.best)
 
     def finish(self, trainer: Trainer) -> None:
-        """Copy last.ckpt to best.ckpt if the run was killed just before that.
+        """Copy last.ckpt to best.ckpt if the run was killed before it did so.
 
         Raises:
             OSError: There was no batch to train on.

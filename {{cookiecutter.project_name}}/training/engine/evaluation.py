@@ -47,7 +47,7 @@ class CheckpointCLI(ProjectCLI):
         given = dict(self.checkpoint["run"].get("given", {}))
         if file.exists():
             defaults = read_config(file), file
-        else:  # a checkpoint that was moved holds what save_hyperparameters saved
+        else:  # moved away from its run: use what save_hyperparameters saved
             model, data = (self.checkpoint.get(f"{key}hyper_parameters", {}) for key in ("", "datamodule_"))
             model = {name: value for name, value in model.items() if name not in given}
             defaults = {"model": model, "data": data}, self.ckpt_path

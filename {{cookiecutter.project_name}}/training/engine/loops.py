@@ -47,8 +47,8 @@ class EpochLoop(_TrainingEpochLoop):
             super().reset()
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        # PyTorch's generator for reading data is always separate. A loader without length is read one batch ahead, so
-        # Python's and NumPy's must be separate as well.
+        # Reading data has a random state of PyTorch of its own. A loader without length is read one batch ahead, so
+        # reading then needs its own states of Python and NumPy, too.
         ahead = data_fetcher.length is None
         self.get_state: Callable[[], Any] = _collect_rng_states if ahead else torch.get_rng_state
         self.set_state: Callable[[Any], None] = _set_rng_states if ahead else torch.set_rng_state

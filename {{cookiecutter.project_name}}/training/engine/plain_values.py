@@ -38,7 +38,7 @@ def make_plain(value: Any) -> Any:
 
 
 def without_objects(written: Any, options: Any) -> Any:
-    """Leave out options whose value jsonargparse could not write, so that they keep their default; keep texts.
+    """Leave out options whose value jsonargparse could not write, so that the default is used; texts stay.
 
     Args:
         written: The options as jsonargparse has written them.

@@ -53,7 +53,7 @@ class Rhythm:
         return not half_done and (trainer.world_size == 1 or self.steps >= self.interval)
 
     def restart(self, trainer: Trainer) -> None:
-        """Choose the steps until the next exchange by the time that the slowest process took since the last one."""
+        """Set the number of steps until the next exchange from the time of the slowest process since the last one."""
         (seconds,) = largest(trainer, time.monotonic() - self.begun)
         self.interval = max(1, min(self.LONGEST, int(self.steps / max(seconds, 0.001))))
         self.steps, self.begun = 0, time.monotonic()

@@ -14,8 +14,8 @@ from training.engine.interrupts import warn
 def start_epoch_again(trainer: Trainer) -> None:
     """Call `on_train_epoch_start` of callbacks and model, which prepares the epoch.
 
-    What the checkpoint has restored already includes the effects of these hooks, so it is kept: the state of callbacks,
-    buffers of the model, and settings of optimizers.
+    The restored state of callbacks, buffers of the model and settings of optimizers already include the effects of
+    these hooks, so they are kept.
     """
     states = [(callback, deepcopy(callback.state_dict())) for callback in trainer.callbacks]
     buffers = {name: buffer.clone() for name, buffer in trainer.lightning_module.named_buffers()}

@@ -79,7 +79,7 @@ class RunCLI(ProjectCLI):
         super().__init__(model_class, data_class, args, (read_config(file), file), {})
 
     def add_options(self, parser: LightningArgumentParser) -> None:
-        help_ = "Resume a run with its settings: a name in logs/ or a path; without a value, the newest unfinished run."
+        help_ = "Resume a run with its settings. RUN is a name in logs/ or a path; default: the newest unfinished run."
         parser.add_argument("--resume", nargs="?", const=True, metavar="RUN", help=help_)
         help_ = "Resume even if the files named by data.* options have changed."
         parser.add_argument("--allow_changed_data", type=bool, default=False, help=help_)
@@ -163,7 +163,7 @@ class RunCLI(ProjectCLI):
             torch.distributed.destroy_process_group()
             if not is_first_process():
                 return None, None
-        if missing_for(self, "test", self.trainer):  # it validates instead, and must not log that again
+        if missing_for(self, "test", self.trainer):  # it validates instead, which is logged already
             return make_evaluator(self.config_init.trainer, self.run_dir, []), self.checkpoints.best
         if self.trainer.world_size == 1:
             return self.trainer, None

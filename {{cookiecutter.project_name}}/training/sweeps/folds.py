@@ -41,7 +41,7 @@ def predict_fold(checkpoint: Path) -> list[Row]:
     finally:
         sys.argv = argv
     if has_split:
-        setattr(cli.datamodule, "predict_split", "val")  # noqa: B010  # a person's data module may lack it
+        setattr(cli.datamodule, "predict_split", "val")  # noqa: B010  # unknown to type checkers
     try:
         return [row for output in predict(cli, []) for row in rows_of(output)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -48,7 +48,7 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 
 
 def same_columns(rows: list[Row]) -> list[Row]:
-    """Return the rows with the same columns, those that occur in any row; missing values become empty text."""
+    """Give each row the columns of all rows; missing values become empty text."""
     columns = dict.fromkeys(column for row in rows for column in row)
     return [{column: row.get(column, "") for column in columns} for row in rows]
 
@@ -181,7 +181,7 @@ def list_runs(form: str, html: bool) -> None:
         state = state_of_sweep(folder) if is_sweep else state_of_run(folder)
         row = {"run": folder.relative_to(LOGS).as_posix(), "state": state}
         metrics = read_json(folder / "test_metrics.json")
-        in_terminal = form == "table" and not html  # which has no room for a column of each
+        in_terminal = form == "table" and not html  # with no room for a column per metric
         rows.append(row | ({"metrics": join(metrics)} if in_terminal else metrics))
         settings.append(" ".join(read_json(file).get("flags", [])) if is_sweep else describe_changes(folder))
     if not rows:
