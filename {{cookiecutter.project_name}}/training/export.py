@@ -21,15 +21,12 @@ from models.my_model import MyModel
 from training.engine.evaluation import CheckpointCLI
 from training.engine.interrupts import run_command
 
-WITHOUT = "without Lightning: import "
+PLAIN = "without Lightning: import "
 FORMATS = {  # the suffix of a file, and how it is used
-    "weights": (".weights.pth", WITHOUT + "torch; state_dict = torch.load({file}, weights_only=True)"),
+    "weights": (".weights.pth", PLAIN + "torch; state_dict = torch.load({file}, weights_only=True)"),
     "model": (".model.pth", "in the project: import torch; outputs = torch.load({file}, weights_only=False)({inputs})"),
-    "onnx": (
-        ".onnx",
-        WITHOUT + "numpy, onnxruntime as ort; outputs = ort.InferenceSession({file}).run(None, {inputs})",
-    ),
-    "pt2": (".pt2", WITHOUT + "torch; outputs = torch.export.load({file}).module()({inputs})"),
+    "onnx": (".onnx", PLAIN + "numpy, onnxruntime; outputs = onnxruntime.InferenceSession({file}).run(None, {inputs})"),
+    "pt2": (".pt2", PLAIN + "torch; outputs = torch.export.load({file}).module()({inputs})"),
 }
 
 
@@ -150,11 +147,7 @@ def write(module: nn.Module, form: str, file: Path, example: tuple[Any, ...]) ->
 
 
 def read(form: str, file: Path, example: tuple[Any, ...]) -> Any:
-    """Return the outputs of a written file for the example, reading the file as its user would.
-
-    Raises:
-        OSError: ONNX Runtime lacks an operator of the network, as some for float64.
-    """
+    """Return the outputs of a written file for the example, reading the file as its user would."""
     if form == "model":
         return torch.load(file, weights_only=False)(*example)  # written by this process a moment ago
     if form == "pt2":
