@@ -298,8 +298,7 @@ def read_table(file: Path, notes: list[str], named: Collection[str], options: Ma
     problems = [f"line {line}: {count} fields, but {where} has {len(names)}" for line, count in wrong]
     hint = "quote fields that contain the separator, name each column, or set another --data.separator"
     if len(wrong) > max(len(rows) / 2, 1) and len({count for _, count in wrong}) == 1:
-        found = f"line {wrong[0][0]} and {len(wrong) - 1} other rows: {wrong[0][1]} fields"
-        problems = [f"{found}, but {where} has {len(names)}: remove line {first} if it is a title"]
+        problems = [f"{problems[0]} (the same in {len(wrong) - 1} other rows): remove line {first} if it is a title"]
     refuse(file, [f"the numbers of fields differ: {hint}", *problems] if problems else [])
     frame = pd.DataFrame(list(rows.values()), index=list(rows), columns=names, dtype=object)
     nameless = "column_" if header == "none" else "Unnamed: "
