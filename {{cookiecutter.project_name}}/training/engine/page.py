@@ -17,7 +17,7 @@ STYLE = """<style>
   h1 { font-size: 1.4rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin-top: 2rem }
   .wide { overflow-x: auto } table { border-collapse: collapse }
   th, td { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd }
-  td.number { text-align: right; font-variant-numeric: tabular-nums } td { overflow-wrap: anywhere }
+  td.number { text-align: right; font-variant-numeric: tabular-nums } .facts td { overflow-wrap: anywhere }
   img { max-width: 100%; height: auto; margin: 1rem 0 0 } pre { background: #f4f4f4; padding: .6rem; overflow-x: auto }
 </style>"""
 PAGE = """<!DOCTYPE html>
@@ -27,7 +27,7 @@ PAGE = """<!DOCTYPE html>
 <title>{{ project }}: {{ run }}</title>
 {{ style | safe }}
 <h1>{{ project }}: {{ run }}</h1>
-<div class="wide"><table>
+<div class="wide"><table class="facts">
 {% for name, value in facts.items() %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}</table></div>
 <h2>Test metrics</h2>
