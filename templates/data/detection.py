@@ -219,7 +219,7 @@ def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Count
 
 
 def find_picture(name: str, places: list[Path], named: dict[str, list[Path]]) -> Path:
-    """Find a picture: the longest end of path `name` that exists in one of `places`, else the only file of its name.
+    """Find a picture: the longest tail of path `name` that exists in one of `places`, else the only file of its name.
 
     The suffix of that file may be in upper or lower case. If there is no such file, the path returned does not exist.
     """

@@ -173,10 +173,10 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
 
 
 def report_turned(pictures: Sequence[Picture]) -> bool:
-    """Return whether EXIF data turns any picture to predict; if so, print a line, as training may have turned none."""
+    """Return whether EXIF data turns any input upright; if so, print a line, as training may have turned none."""
     turned = [picture.file for picture in pictures if picture.upright]
     if turned:
-        hint = "if the training pictures were not turned, use --data.turn false, else true, which hides this line"
+        hint = "use --data.turn false if the training pictures were not turned, else true; both hide this line"
         rank_zero_only(print)(
             f"pictures that EXIF data turns upright ({len(turned)}), such as {turned[0]}: {hint}", file=sys.stderr
         )
@@ -209,7 +209,7 @@ def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture
     Args:
         file: The picture.
         size: The size in its annotations, which decides whether EXIF data turns it; None if there is none.
-        turn: Whether to apply the EXIF orientation if the size fits both ways; None if that is an error.
+        turn: Whether to apply the EXIF orientation if the size fits both ways; None makes that an error.
     """
     if not file.exists():
         return f"{file} is missing: add it, or remove it from the annotations"

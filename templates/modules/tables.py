@@ -187,8 +187,8 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields. With the option "quotes" of texts, "literal" makes them ordinary characters; None does so if
-    quoting fails, or joins lines of a file with tabs, provided that all lines then have equally many fields.
+    Quotes enclose fields. With the option "quotes" (of text data), "literal" makes them ordinary characters. None does
+    so if quoting fails or joins lines of a file with tabs, but only if all lines then have equally many fields.
     """
     rows, error = parse(text, separator)
     if error and '\\"' in text:
@@ -210,8 +210,8 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     """Return whether the first row, `names`, looks like data rather than the names of columns.
 
     It does if at least half of its values occur again in the same column. It also does if it has numbers where most
-    rows have numbers, unless these only count the columns: 0, 1, 2 or 1, 2, 3. A number in only the first of several
-    columns is data, too.
+    rows have numbers, unless these only count the columns: 0, 1, 2 or 1, 2, 3. But a lone number in the first of
+    several columns is data.
     """
     numbers, repeated = [], 0
     for name, *values in zip(names, *list(rows)[:1000], strict=False):
@@ -226,8 +226,8 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
 def have_names(rows: Mapping[int, list[str]], text: str, separator: str) -> bool:
     """Return whether the first fields of all rows are names: all different, or numbers from 0 or 1 on.
 
-    Names must be in quotes, or before tabs, as another separator may also be part of a number or text. Numbers
-    need several columns after them.
+    Names must be quoted or followed by a tab, since other separators may be part of a number or text. Numbers need
+    several columns after them.
     """
     first, lines = [row[0] for row in rows.values()], list(StringIO(text, newline=""))
     quoted = separator == "\t" or all(lines[line - 1].lstrip().startswith('"') for line in rows)

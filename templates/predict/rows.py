@@ -87,7 +87,7 @@ def average(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def rows_of(output: Any) -> list[dict[str, Any]]:
-    """One dictionary for each sample of a batch: the columns, tensors or list that `predict_step` returns."""
+    """Split the columns, tensors or list that `predict_step` returns into one dictionary for each sample."""
     if isinstance(output, tuple):
         output = {f"output{i}": each for i, each in enumerate(output)}
     elif isinstance(output, list):

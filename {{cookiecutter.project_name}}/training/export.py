@@ -164,7 +164,7 @@ def read(form: str, file: Path, example: tuple[Any, ...]) -> Any:
 
 
 def describe_use(form: str, file: Path, example: tuple[Any, ...]) -> str:
-    """Return a line of Python that uses a written file, after a note on whether it needs the project's code."""
+    """Return whether a written file needs the project's code, and a line of Python that uses it, as one text."""
     make = "numpy.ones({}, numpy.{})" if form == "onnx" else "torch.ones({}, dtype=torch.{})"
     inputs = ["inputs"] * len(example)  # for inputs that are not tensors
     for i, each in enumerate(example):

@@ -119,7 +119,7 @@ def conclude(sweep: Sweep, again: str) -> None:
         else:
             print(f"best run: {best.user_attrs['run']}\nto train it again: {sweep.plan.command(best.params)}")
     if sweep.interrupted:
-        sys.exit(f"error: {sweep.interrupted} trials ended early; resume them with: {again}")
+        sys.exit(f"error: {sweep.interrupted} trials were killed; resume them with: {again}")
     if TrialState.RUNNING in states:
         print(f"other processes still train {states.count(TrialState.RUNNING)} trials")
     elif TrialState.COMPLETE not in states:
