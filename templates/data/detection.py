@@ -77,7 +77,7 @@ def embedded_samples() -> tuple[list[Sample], list[str]]:
 def find_annotations(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
     """Find and load the COCO file of each split in `folder` and its subfolders; also count what is left out.
 
-    Folders in subfolders are used only if there is nothing else, and no file of Pascal VOC either.
+    COCO files in deeper folders are used only if there are no others, and no files of Pascal VOC.
     """
     files = canvases.list_files(folder, (".json",))
     near = [file for file in files if len(file.relative_to(folder).parts) < 3]

@@ -462,7 +462,7 @@ class MyDataModule(LightningDataModule):
         if self.target in texts and self.target not in self.forms:
             frame[self.target] = texts[self.target]
         refuse(file, convert_numbers(frame, {name: self.forms[name] for name in self.numbers}, self.hparams["missing"]))
-        if self.target in frame and self.target in self.forms:  # texts become gaps: the truth is optional
+        if self.target in frame and self.target in self.forms:  # a truth that is no number becomes a gap
             convert_numbers(frame, {self.target: self.forms[self.target]}, self.hparams["missing"])
         self._warn_of_unknown(frame, str(file))
         return frame

@@ -132,7 +132,7 @@ def convert(picture: Image.Image, mode: str) -> Image.Image:
 
 
 def random_shift(pictures: Tensor, limit: int) -> Tensor:
-    """Move each picture of a batch (N, C, H, W) by up to `limit` pixels in both directions; black fills the gaps."""
+    """Move each picture of a batch (N, C, H, W) by up to `limit` pixels along each axis; black fills the gaps."""
     height, width = pictures.shape[2:]
     padded = pad(pictures, [limit] * 4)
     tops, lefts = torch.randint(2 * limit + 1, (2, len(pictures))).tolist()

@@ -23,7 +23,7 @@ def check_fold(folds: int | None, fold: int | None) -> None:
 
 def deal(groups: np.ndarray, classes: np.ndarray, parts: int) -> np.ndarray:
     """Assign groups to parts, stratified by class; return each sample's part, -1 if its class has only one group."""
-    order = np.lexsort((classes, np.bincount(classes)[classes]))  # a group of several classes gets the rarest one
+    order = np.lexsort((classes, np.bincount(classes)[classes]))  # a group of mixed classes gets its rarest class
     _, first, group_of = np.unique(groups[order], return_index=True, return_inverse=True)
     class_of = classes[order][first]
     counts = np.bincount(class_of)
@@ -54,8 +54,8 @@ def make_splits(
         groups: N values; samples with equal values stay together, unless `given` separates them.
         classes: Class of each sample, or None; all splits get about the same share of each class.
         given: The present split of each sample; None puts all into train. A missing val or test is taken from train.
-        parts: For val and test, the number of equal parts into which train is divided if the split is missing; one
-            of them becomes the split.
+        parts: If val or test is missing, train is divided into this number of equal parts, and one of them becomes
+            the missing split.
         folds: Number of folds that replace train and val.
         fold: Number of the fold used for validation, from 1; the others are used for training.
 

@@ -164,7 +164,7 @@ def read(form: str, file: Path, example: tuple[Any, ...]) -> Any:
 
 
 def describe_use(form: str, file: Path, example: tuple[Any, ...]) -> str:
-    """Return whether a written file needs the project's code, and a line of Python that uses it, as one text."""
+    """Return how to use a written file: what it needs, and a line of Python."""
     make = "numpy.ones({}, numpy.{})" if form == "onnx" else "torch.ones({}, dtype=torch.{})"
     inputs = ["inputs"] * len(example)  # for inputs that are not tensors
     for i, each in enumerate(example):
