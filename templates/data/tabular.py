@@ -52,7 +52,7 @@ ROWS_FOR_BINS = 5000  # fewer training rows get no bins
 MAX_BINS = 64  # of a column
 MAX_ALL_BINS = 4096  # of all columns
 Task = Literal["regression", "binary", "multiclass"]
-Features = tuple[Tensor, Tensor]  # scaled numbers and gaps (N, F), float32, and categories (N, C), int64
+Features = tuple[Tensor, Tensor]  # scaled numbers and marks of gaps (N, F), float32; categories (N, C), int64
 
 
 class BatchDataset(TensorDataset):
@@ -347,7 +347,7 @@ class MyDataModule(LightningDataModule):
     def _features(self) -> list[str]:
         """The columns to predict from. Constant columns are left out, and so is an index without a name.
 
-        Other row names and row numbers cause a warning.
+        Other columns that look like an index cause a warning.
         """
         names = []
         for name in self.frame.columns.drop([self.target, *(self.hparams["ignore"] or [])]):

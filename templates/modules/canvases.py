@@ -173,7 +173,7 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
 
 
 def report_turned(pictures: Sequence[Picture]) -> bool:
-    """Return whether EXIF data turns any input upright; if so, print a line, as training may not have done so."""
+    """Return whether EXIF data turns any input upright; if so, print a line, as training may have left it as it was."""
     turned = [picture.file for picture in pictures if picture.upright]
     if turned:
         hint = "use --data.turn false if the training pictures were not turned, else true; both hide this line"
@@ -204,7 +204,7 @@ def check_depth(files: Sequence[Path]) -> None:
 def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture | str:
     """Measure a picture and decide how to read it, or return why it cannot be used.
 
-    Files are decoded, except JPEG and PNG files that end as their format does: these are complete.
+    Files are decoded, except JPEG and PNG files whose last bytes are in ENDS: these are complete.
 
     Args:
         file: The picture.

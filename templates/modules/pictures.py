@@ -38,8 +38,8 @@ def is_junk(name: str) -> bool:
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
     """List each file in `paths`, and the pictures, sorted, in each folder in `paths` and its subfolders.
 
-    Pictures in folders that do not pass `is_readable` are left out and named in a warning; files among `paths` are
-    always kept.
+    In folders, pictures that fail `is_readable` are left out and named in a warning; files among `paths` are always
+    kept.
 
     Raises:
         FileNotFoundError: A path is neither a file nor a folder, or there is no picture.

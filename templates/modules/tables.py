@@ -188,8 +188,8 @@ def read_rows(
     """Return the fields of each row by its line number.
 
     Quotes enclose fields, unless `options["quotes"]`, which data modules for texts have, is "literal". If it is None,
-    quotes are also read literally if quoting fails or joins lines of a file with tabs, provided that all lines then
-    have equally many fields.
+    quotes are also read literally if quoting fails or joins lines of a file separated by tabs, provided that all lines
+    then have equally many fields.
     """
     rows, error = parse(text, separator)
     if error and '\\"' in text:
