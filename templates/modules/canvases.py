@@ -173,7 +173,7 @@ def find_pictures(paths: Sequence[str], measure: Callable[[Path], Picture | str]
 
 
 def report_turned(pictures: Sequence[Picture]) -> bool:
-    """Return whether EXIF data turns any input upright; if so, print a line, as training may have left it as it was."""
+    """Return whether EXIF data turns any input upright; if so, print a line, as training may have ignored EXIF data."""
     turned = [picture.file for picture in pictures if picture.upright]
     if turned:
         hint = "use --data.turn false if the training pictures were not turned, else true; both hide this line"

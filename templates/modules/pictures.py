@@ -36,7 +36,7 @@ def is_junk(name: str) -> bool:
 
 
 def find_pictures(paths: Sequence[str | Path]) -> list[Path]:
-    """List each file in `paths`, and the pictures, sorted, in each folder in `paths` and its subfolders.
+    """List each file in `paths`; for each folder in `paths`, list its pictures at any depth, sorted.
 
     In folders, pictures that fail `is_readable` are left out and named in a warning; files among `paths` are always
     kept.

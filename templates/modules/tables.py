@@ -187,9 +187,9 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields, unless `options["quotes"]`, which data modules for texts have, is "literal". If it is None,
-    quotes are also read literally if quoting fails or joins lines of a file separated by tabs, provided that all lines
-    then have equally many fields.
+    Quotes enclose fields, unless `options["quotes"]`, which data modules for texts have, is "literal". If it is None
+    and quoting fails, or joins lines of a tab-separated file, quotes are read literally if all lines then have equally
+    many fields.
     """
     rows, error = parse(text, separator)
     if error and '\\"' in text:

@@ -105,7 +105,7 @@ def conclude(sweep: Sweep, again: str) -> None:
     """Show the results; exit with status 1 if trials were killed, or none has finished.
 
     Args:
-        sweep: A sweep that was not interrupted by a signal.
+        sweep: A sweep whose own process got no signal.
         again: The command that resumes it.
     """
     states = [trial.state for trial in sweep.study.get_trials(deepcopy=False)]
