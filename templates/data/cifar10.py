@@ -109,7 +109,7 @@ class MyDataModule(LightningDataModule):
         data_dir: Folder that holds cifar-10-batches-py/, CIFAR-10's or your own in this format with any number of
             classes. A missing folder is downloaded. A relative path starts at the project's root.
         folds: Number of folds that take the place of train and val; null uses the splits above.
-        fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
+        fold: Fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Samples per step and device.
         image_size: Height and width in pixels to which pictures are resized. Networks that were pretrained on ImageNet
             are best at 224; 32 is the size in the files and far faster.

@@ -32,12 +32,12 @@ from data.canvases import SIDE, SPLITS, SUFFIXES, Picture, find_splits, read_lis
 from data.splits import AtLeastTwo, check_fold
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_LISTED = 20  # classes whose boxes are counted in the output
+MAX_LISTED = 20  # classes whose boxes are counted in the printed report
 AnchorSizes = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt]  # one for each network level
 EDGES = ("xmin", "ymin", "xmax", "ymax")  # of a box in Pascal VOC
 Json = dict[str, Any]
 Target = dict[str, Any]
-# A picture (a file or a (3, H, W) uint8 tensor), and its target or, for prediction, the columns input and image_id.
+# A picture (a file or a (3, H, W) uint8 tensor), and its target or, to predict, the columns "input" and "image_id".
 Sample = tuple[Picture | Tensor, Target]
 
 
@@ -360,7 +360,7 @@ class MyDataModule(LightningDataModule):
             derives them from the training boxes.
         flip: Mirror half of the training pictures.
         folds: Number of folds that take the place of train and val; the test split stays.
-        fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
+        fold: Fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Pictures per step and device in training. Validation, test and prediction use batches of one
             picture, because padding to the largest picture of a batch changes the network's outputs a little.
         num_workers: Processes that read pictures; with 0, the main process does. Use more for photographs on a GPU.

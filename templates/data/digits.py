@@ -34,7 +34,7 @@ class MyDataModule(LightningDataModule):
 
     Args:
         folds: Number of folds that take the place of train and val; null uses the splits above.
-        fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
+        fold: Fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Samples per step and device.
         shift: Largest random shift of training pictures in pixels; 0 disables it.
         num_workers: Processes that read batches; 0 is fastest for data in memory.

@@ -330,7 +330,7 @@ class MyDataModule(LightningDataModule):
             and resized to it; training pictures are resized to a seventh more, and cropped at random.
             Null takes the median of the shorter sides of the pictures, rounded to 32, 64, 96 and so on up to 224.
         folds: Number of folds that take the place of train and val; the test split stays.
-        fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
+        fold: Fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Samples per step and device.
         flip: Whether to mirror half of the training pictures at random; right for most photographs, wrong where left
             and right matter, as in digits.

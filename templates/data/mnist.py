@@ -44,7 +44,7 @@ class MyDataModule(LightningDataModule):
         data_dir: Folder that holds MNIST/raw/ with four IDX files, MNIST's or your own with pictures of any size and
             any number of classes. A missing folder is downloaded. A relative path starts at the project's root.
         folds: Number of folds that take the place of train and val; null uses the splits above.
-        fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
+        fold: Fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Samples per step and device.
         shift: Largest random shift of training pictures in pixels; 0 disables it.
         num_workers: Processes that read batches; 0 is fastest for data in memory.

@@ -387,7 +387,7 @@ class MyDataModule(LightningDataModule):
         scale: Zoom training crops at random by factors from 1 / scale to scale; 1 disables it.
         flip: Mirror half of the training crops.
         folds: Number of folds that take the place of train and val; the test split stays.
-        fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
+        fold: Fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Pictures per step and device in training. Other pictures differ in size, so a batch has one.
         num_workers: Processes that read pictures; with 0, the main process does. Use more for photographs on a GPU.
     """

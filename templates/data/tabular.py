@@ -106,7 +106,7 @@ class MyDataModule(LightningDataModule):
         separator: Character between fields, or the word "tab" or "blank" (space); null detects it.
         encoding: Encoding of the file, such as cp1252; null detects it.
         folds: Number of folds that take the place of train and val; the test split stays.
-        fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
+        fold: Fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Rows per step and device; null uses 1/32 of the training rows, at least 8, at most 128.
         num_workers: Processes that make batches; 0 is fastest for data in memory.
     """

@@ -114,7 +114,7 @@ class MyDataModule(LightningDataModule):
             16,000.
         max_length: Largest number of tokens of a text; the rest is cut off.
         folds: Number of folds that take the place of train and val; the test split stays.
-        fold: Number of the fold used for validation, from 1 to `folds`; the others are used for training.
+        fold: Fold used for validation, from 1 to `folds`; the others are used for training.
         batch_size: Texts per step and device.
         num_workers: Processes that make batches; 0 is fastest for data in memory.
     """

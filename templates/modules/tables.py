@@ -187,8 +187,8 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields, unless `options["quotes"]`, which data modules for texts have, is "literal". If it is None
-    and quoting fails, or joins lines of a tab-separated file, quotes are read literally if all lines then have equally
+    Quotes enclose fields, unless `options["quotes"]`, which data modules for texts have, is "literal". If it is None,
+    and quoting fails or joins lines of a tab-separated file, quotes are read literally if all lines then have equally
     many fields.
     """
     rows, error = parse(text, separator)
@@ -211,8 +211,8 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     """Return whether the first row, `names`, looks like data rather than the names of columns.
 
     It does if at least half of its values occur again in the same column. It also does if it has numbers where most
-    rows have numbers, unless these only count the columns: 0, 1, 2 or 1, 2, 3. But a lone number in the first of
-    several columns is data.
+    rows have numbers, unless these only count the columns: 0, 1, 2 or 1, 2, 3. Yet it does if only the first of
+    several values is a number.
     """
     numbers, repeated = [], 0
     for name, *values in zip(names, *list(rows)[:1000], strict=False):

@@ -52,12 +52,12 @@ def make_splits(
 
     Args:
         groups: N values; samples with equal values stay together, unless `given` separates them.
-        classes: Class of each sample, or None; all splits get about the same share of each class.
+        classes: Class of each sample, or None; all splits have about the same class proportions.
         given: The present split of each sample; None puts all into train. A missing val or test is taken from train.
-        parts: If val or test is missing, train is divided into this number of equal parts, and one of them becomes
-            the missing split.
+        parts: For val and for test, if missing: the number of equal parts into which train is divided; one of these
+            parts becomes the split.
         folds: Number of folds that replace train and val.
-        fold: Number of the fold used for validation, from 1; the others are used for training.
+        fold: Fold used for validation, from 1; the others are used for training.
 
     Raises:
         MisconfigurationException: There are too few samples for the folds.
