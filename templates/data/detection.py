@@ -149,7 +149,7 @@ def load_coco(file: Path) -> Json:
 
 
 def read_voc(file: Path) -> tuple[Json, list[Json]]:
-    """Read an image and its annotations from a Pascal VOC file, in COCO's form with the name of the category.
+    """Read an image and its annotations from a Pascal VOC file, in COCO's form, with the category's name as its id.
 
     A box that is difficult counts as a crowd, as both are ignored by the metric.
 

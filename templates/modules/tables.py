@@ -187,9 +187,9 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields, unless `options["quotes"]`, which data modules for texts have, is "literal". If it is None,
-    and quoting fails or joins lines of a tab-separated file, quotes are read literally if all lines then have equally
-    many fields.
+    Quotes enclose fields ("csv") or are characters ("literal"), as `options["quotes"]` says, which data modules for
+    texts have. None means "csv", but "literal" if "csv" fails or joins lines of a tab-separated file, and "literal"
+    gives all lines equally many fields.
     """
     rows, error = parse(text, separator)
     if error and '\\"' in text:
@@ -210,9 +210,8 @@ def read_rows(
 def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     """Return whether the first row, `names`, looks like data rather than the names of columns.
 
-    It does if at least half of its values occur again in the same column. It also does if it has numbers where most
-    rows have numbers, unless these only count the columns: 0, 1, 2 or 1, 2, 3. Yet it does if only the first of
-    several values is a number.
+    It does if at least half of its values occur again in the same column, or if it has numbers where most rows have
+    numbers, which must not be a count of the columns (0, 1, 2 or 1, 2, 3). A number only in the first column is enough.
     """
     numbers, repeated = [], 0
     for name, *values in zip(names, *list(rows)[:1000], strict=False):
@@ -225,10 +224,10 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
 
 
 def have_names(rows: Mapping[int, list[str]], text: str, separator: str) -> bool:
-    """Return whether the first fields of all rows are names: all different, or numbers from 0 or 1 on.
+    """Return whether the first fields of all rows are names of the rows.
 
-    Names must be quoted or followed by a tab, since other separators may be part of a number or text. Numbers need
-    several columns after them.
+    They are if they are all different, and quoted or followed by a tab, since other separators may be part of a number
+    or text. They also are if they count the rows, from 0 or 1 on, and several columns follow.
     """
     first, lines = [row[0] for row in rows.values()], list(StringIO(text, newline=""))
     quoted = separator == "\t" or all(lines[line - 1].lstrip().startswith('"') for line in rows)
@@ -420,7 +419,7 @@ def convert_numbers(
             numbers[numbers.isin(to_numbers(pd.Series(gaps, dtype=object), form[0]).dropna())] = np.nan
         if wrong.sum() > 1:
             flag = shlex.quote(json.dumps([*gaps, frame[name][wrong].mode()[0]], ensure_ascii=False))
-            hint = f"{advice} or, if they stand for gaps, set --data.missing={flag}"
+            hint = f"{advice}, or set --data.missing={flag} if they stand for gaps"
             problems.append(f"{wrong.sum()} values of {name!r} are not {kind}: {hint}")
         problems += [f"line {line}: {name!r} is '{frame[name][line]}', not {kind}" for line in frame.index[wrong]]
         frame[name] = numbers

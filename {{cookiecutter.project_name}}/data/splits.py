@@ -54,8 +54,8 @@ def make_splits(
         groups: N values; samples with equal values stay together, unless `given` separates them.
         classes: Class of each sample, or None; all splits have about the same class proportions.
         given: The present split of each sample; None puts all into train. A missing val or test is taken from train.
-        parts: For val and for test, if missing: the number of equal parts into which train is divided; one of these
-            parts becomes the split.
+        parts: For a missing val or test, the number of equal parts into which train is divided; one of them becomes
+            val or test.
         folds: Number of folds that replace train and val.
         fold: Fold used for validation, from 1; the others are used for training.
 

@@ -79,7 +79,7 @@ class RunCLI(ProjectCLI):
         super().__init__(model_class, data_class, args, (read_config(file), file), {})
 
     def add_options(self, parser: LightningArgumentParser) -> None:
-        help_ = "Resume RUN, a name in logs/ or a path, or else the newest unfinished run, with its settings."
+        help_ = "Resume RUN, or the newest unfinished run, with its settings. RUN is a name in logs/ or a path."
         parser.add_argument("--resume", nargs="?", const=True, metavar="RUN", help=help_)
         help_ = "Resume even if the files named by data.* options have changed."
         parser.add_argument("--allow_changed_data", type=bool, default=False, help=help_)
