@@ -271,7 +271,7 @@ def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
 
 
 def draw_examples(examples: list[Example], names: list[str]) -> Figure:
-    """Draw pictures with their predicted class as the title; a wrong one is red, with the true class beside it."""
+    """Draw pictures with their predicted class as the title; a wrong one is red, with the true class below it."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(4, EXAMPLES // 4)
     for axis in axes.flat:
@@ -281,6 +281,6 @@ def draw_examples(examples: list[Example], names: list[str]) -> Figure:
         if prediction == target:
             axis.set_title(names[prediction], fontsize=9, parse_math=False)
         else:
-            title = f"{names[prediction]}\nnot {names[target]}"
+            title = f"{names[prediction]}\n(true: {names[target]})"
             axis.set_title(title, fontsize=9, color="red", parse_math=False)
     return figure

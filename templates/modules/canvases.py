@@ -176,7 +176,7 @@ def report_turned(pictures: Sequence[Picture]) -> bool:
     """Return whether EXIF data turns any input upright; if so, print a line, as training may have ignored EXIF data."""
     turned = [picture.file for picture in pictures if picture.upright]
     if turned:
-        hint = "use --data.turn false if the training pictures were not turned, else true; both hide this line"
+        hint = "use --data.turn false if the training pictures were not turned, else true; either hides this line"
         rank_zero_only(print)(
             f"pictures that EXIF data turns upright ({len(turned)}), such as {turned[0]}: {hint}", file=sys.stderr
         )

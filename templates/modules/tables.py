@@ -187,9 +187,9 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields ("csv") or are characters ("literal"), as `options["quotes"]` says, which data modules for
-    texts have. None means "csv", but "literal" if "csv" fails or joins lines of a tab-separated file, and "literal"
-    gives all lines equally many fields.
+    Quotes enclose fields. Only data modules for texts have `options["quotes"]`: "csv" means the same, "literal" that
+    quotes are characters. None means "csv", unless it fails or joins lines of a tab-separated file: then "literal", if
+    that gives all lines equally many fields.
     """
     rows, error = parse(text, separator)
     if error and '\\"' in text:
@@ -210,8 +210,9 @@ def read_rows(
 def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     """Return whether the first row, `names`, looks like data rather than the names of columns.
 
-    It does if at least half of its values occur again in the same column, or if it has numbers where most rows have
-    numbers, which must not be a count of the columns (0, 1, 2 or 1, 2, 3). A number only in the first column is enough.
+    It does if at least half of its values occur again in the same column. It also does if it has numbers, other than a
+    count of the columns (0, 1, 2 or 1, 2, 3), where most rows have numbers. If its only number is in the first of
+    several columns, it does in any case.
     """
     numbers, repeated = [], 0
     for name, *values in zip(names, *list(rows)[:1000], strict=False):
