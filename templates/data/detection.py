@@ -122,7 +122,7 @@ def whole(value: Any) -> Any:
 
 
 def load_coco(file: Path) -> Json:
-    """Load a COCO file, https://cocodataset.org/#format-data, and add ids, iscrowd and sizes; {} without annotations.
+    """Load a COCO file, https://cocodataset.org/#format-data; add ids, iscrowd and sizes. Other files give {}.
 
     Raises:
         OSError: It is damaged, has annotations that are not in COCO's form, or has an id twice.

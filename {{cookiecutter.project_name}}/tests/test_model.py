@@ -89,7 +89,7 @@ def test_all_commands_agree(quick: list[str], logs: Path, capsys: pytest.Capture
 
     evaluate.main(["--trainer.accelerator=cpu"])
     table = capsys.readouterr().out
-    assert table in trained, "evaluate.py prints other metrics than train.py"
+    assert table in trained, "the metrics of evaluate.py differ from those of train.py"
     assert all(name in table for name in metrics)
 
     predict.main(["--trainer.accelerator=cpu", "--format=json"])
