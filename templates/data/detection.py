@@ -90,7 +90,7 @@ def find_annotations(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
 def choose_annotations(folder: Path, files: Sequence[Path]) -> tuple[dict[str, Json], Counter[str]]:
     """Choose and load the COCO file of each split; also count what is left out.
 
-    A file whose path names no split is used for "train" if no other file is. Of several files for a split, the one with
+    If no path names "train", a file whose path names no split is used for it. Of several files for a split, the one with
     "instances" in its name is used, or the only one with annotations.
 
     Raises:

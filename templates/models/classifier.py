@@ -271,7 +271,7 @@ def draw_confusion(counts: list[list[int]], names: list[str]) -> Figure:
 
 
 def draw_examples(examples: list[Example], names: list[str]) -> Figure:
-    """Draw pictures with their predicted class as the title; a wrong one is red, with the true class below it."""
+    """Draw pictures titled with the predicted class; if it is wrong, the title is red and adds the true class."""
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(4, EXAMPLES // 4)
     for axis in axes.flat:

@@ -187,7 +187,7 @@ def read_rows(
 ) -> dict[int, list[str]]:
     """Return the fields of each row by its line number.
 
-    Quotes enclose fields ("csv") or, if `options["quotes"]` of a data module for texts is "literal", are characters.
+    Quotes enclose fields ("csv") or are characters ("literal"); only data modules for texts set `options["quotes"]`.
     None means "csv", unless it fails or joins lines of a tab-separated file: then "literal", if that gives all lines
     equally many fields.
     """
@@ -210,9 +210,9 @@ def read_rows(
 def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
     """Return whether the first row, `names`, looks like data rather than the names of columns.
 
-    It does if at least half of its values occur again in the same column. It also does if,
-    in columns of mostly numbers, it has numbers that do not just count up (0, 1, 2 or 1, 2, 3). If its only number is
-    in the first of several columns, it does in any case.
+    It does if at least half of its values occur again in the same column, or if it has numbers in columns of mostly
+    numbers. Numbers that only count up (0, 1, 2 or 1, 2, 3) are names; a lone 0 or 1 in the first of several columns is
+    data.
     """
     numbers, repeated = [], 0
     for name, *values in zip(names, *list(rows)[:1000], strict=False):
@@ -227,7 +227,7 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
 def have_names(rows: Mapping[int, list[str]], text: str, separator: str) -> bool:
     """Return whether the first fields of all rows are names of the rows.
 
-    They are if they are all different, and either quoted or followed by a tab; other separators may split a number or
+    They are if all differ, and are quoted or followed by a tab: otherwise, the first field may be a part of a number or
     text. They also are if they count the rows, from 0 or 1 on, and several columns follow.
     """
     first, lines = [row[0] for row in rows.values()], list(StringIO(text, newline=""))
