@@ -90,7 +90,7 @@ def find_annotations(folder: Path) -> tuple[dict[str, Json], Counter[str]]:
 def choose_annotations(folder: Path, files: Sequence[Path]) -> tuple[dict[str, Json], Counter[str]]:
     """Choose and load the COCO file of each split; also count what is left out.
 
-    If no path names "train", a file whose path names no split is used for it. Of several files for a split, the one with
+    If no file is for "train", one whose path states no split is used. Of several files for a split, the one with
     "instances" in its name is used, or the only one with annotations.
 
     Raises:
@@ -149,7 +149,7 @@ def load_coco(file: Path) -> Json:
 
 
 def read_voc(file: Path) -> tuple[Json, list[Json]]:
-    """Read an image and its annotations from a Pascal VOC file, in COCO's form, with the category's name as its id.
+    """Read a Pascal VOC file as an image and annotations in COCO's form, with category names, not category ids.
 
     A box that is difficult counts as a crowd, as both are ignored by the metric.
 

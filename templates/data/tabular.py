@@ -47,7 +47,7 @@ from data.tables import (
 ROOT = Path(__file__).resolve().parents[1]
 MISSING = "(missing)"  # category of the gaps in a column of categories
 BOOLEANS = ("true", "false", "yes", "no")
-MAX_CLASSES = 20  # a target with more different whole numbers is a quantity
+MAX_CLASSES = 20  # a target with more distinct whole numbers is a quantity
 ROWS_FOR_BINS = 5000  # fewer training rows get no bins
 MAX_BINS = 64  # of a column
 MAX_ALL_BINS = 4096  # of all columns
@@ -322,7 +322,7 @@ class MyDataModule(LightningDataModule):
 
     @cached_property
     def bins(self) -> list[list[float]]:
-        """Edges of the bins of each column of numbers, scaled; each bin of a column has equally many different values.
+        """Edges of the bins of each column of numbers, scaled; the bins of a column hold equally many distinct values.
 
         Empty if there are few training rows, because bins would overfit them.
         """
@@ -366,7 +366,7 @@ class MyDataModule(LightningDataModule):
                 warn(f"column {name!r} looks like row names or row numbers: {flag} leaves it out")
             names.append(name)
         if not names:
-            hint = "all are constant, without a name or in --data.ignore"
+            hint = "all are constant, nameless or in --data.ignore"
             refuse(self.file, [f"no columns are left to predict {self.target!r} from: {hint}"])
         return names
 

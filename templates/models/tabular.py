@@ -23,7 +23,7 @@ from torchmetrics.functional.classification import (
 
 from models.optimizers import OptimizerName, SchedulerName, make_optimizer
 
-Batch = tuple[Tensor, Tensor, Tensor]  # numbers, marks of gaps (N, F), float32; categories (N, C), int64; targets (N,)
+Batch = tuple[Tensor, Tensor, Tensor]  # numbers and gap marks (N, F), float32; categories (N, C), int64; targets (N,)
 Dropout = restricted_number_type("Dropout", float, [(">=", 0), ("<", 1)])
 Loss = Literal["mse", "l1", "smooth_l1", "poisson_nll", "bce_with_logits", "cross_entropy"]
 LOSSES: dict[str, dict[str, type[nn.Module]]] = {

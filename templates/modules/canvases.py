@@ -232,7 +232,7 @@ def measure_picture(file: Path, size: Size | None, turn: bool | None) -> Picture
         return f"{file} has {width} x {height} pixels, {stated}: correct one of them"
     if len(fitting) > 1 and turn is None:
         hint = "set --data.turn true if the annotations were made on the upright picture, else false"
-        return f"{file}: it is not known whether its annotations need its EXIF orientation: {hint}"
+        return f"{file}: its annotations do not tell whether to apply the EXIF orientation: {hint}"
     return fitting[bool(turn) and len(fitting) > 1]
 
 

@@ -188,7 +188,7 @@ def read_rows(
     """Return the fields of each row by its line number.
 
     Quotes enclose fields ("csv") or are characters ("literal"); only data modules for texts set `options["quotes"]`.
-    None means "csv", unless it fails or joins lines of a tab-separated file: then "literal", if that gives all lines
+    None means "csv"; if that fails or joins lines of a tab-separated file, "literal" is used if it gives all lines
     equally many fields.
     """
     rows, error = parse(text, separator)
@@ -227,8 +227,8 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
 def have_names(rows: Mapping[int, list[str]], text: str, separator: str) -> bool:
     """Return whether the first fields of all rows are names of the rows.
 
-    They are if all differ, and are quoted or followed by a tab: otherwise, the first field may be a part of a number or
-    text. They also are if they count the rows, from 0 or 1 on, and several columns follow.
+    They are names if all differ and each is quoted or followed by a tab: others may be parts of a number or text. They
+    are also names if they count the rows, from 0 or 1 on, and several columns follow.
     """
     first, lines = [row[0] for row in rows.values()], list(StringIO(text, newline=""))
     quoted = separator == "\t" or all(lines[line - 1].lstrip().startswith('"') for line in rows)
@@ -333,7 +333,7 @@ def warn_of_unused(frame: pd.DataFrame, missing: Sequence[str] | None) -> None:
 
 
 def find_formats(texts: pd.Series, share: float = 0.9) -> list[str]:
-    """Return the date formats, with four-digit years, that fit at least a share of the texts.
+    """Return the date formats, with four-digit years, that fit at least `share` of the texts.
 
     Return several only if they read the texts as different dates.
     """
