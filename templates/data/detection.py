@@ -184,7 +184,7 @@ def load_voc(folder: Path, others: Counter[str]) -> tuple[dict[str, Json], Count
 
     Args:
         folder: Folder that holds the files, in any subfolder.
-        others: Files that are left out already, with their reasons.
+        others: Numbers of files that are left out already, by kind.
 
     Raises:
         OSError: There is no such file, or one has errors.

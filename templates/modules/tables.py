@@ -227,7 +227,7 @@ def looks_like_data(names: list[str], rows: Collection[list[str]]) -> bool:
 def have_names(rows: Mapping[int, list[str]], text: str, separator: str) -> bool:
     """Return whether the first fields of all rows are names of the rows.
 
-    They are names if all differ and each is quoted or followed by a tab: others may be parts of a number or text. They
+    They are names if all differ and each is quoted or followed by a tab: else they may be pieces of split values. They
     are also names if they count the rows, from 0 or 1 on, and several columns follow.
     """
     first, lines = [row[0] for row in rows.values()], list(StringIO(text, newline=""))
