@@ -67,7 +67,7 @@ def test_typo_cannot_start_a_run(digits: Project, flag: str, sentence: str) -> N
     done = digits.run("training/train.py", flag, status=2)
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
-    assert re.fullmatch(r"error: .* \(--help lists all options\)\n", done.stderr)
+    assert re.fullmatch(r"error: .* \(--help_all lists all options\)\n", done.stderr)
     assert digits.runs() == before
 
 
@@ -140,13 +140,17 @@ def test_file_that_is_no_checkpoint_is_named(bake: Bake, tmp_path: Path, content
 
 
 def test_help_shows_the_documentation_of_every_option(digits: Project) -> None:
-    text = " ".join(digits.run("training/train.py", "--help").stdout.split())
+    lines = digits.run("training/train.py", "--help").stdout.splitlines()
+    text = " ".join(" ".join(lines).split())
+    assert len(lines) < 160 and "--trainer.detect_anomaly" not in text
     assert "--model.lr LR Learning rate" in text
     assert "(type: PositiveFloat, default: 0." in text
     assert "--data.batch_size BATCH_SIZE Samples per step" in text
     assert "model.class_names" in text
     places = [text.index(flag) for flag in ("--resume", "--model.lr ", "--data.batch_size ", "--trainer.max_epochs ")]
     assert places == sorted(places), "what a person changes first comes first"
+    for script in ("train", "evaluate"):
+        assert "--trainer.detect_anomaly" in digits.run(f"training/{script}.py", "--help_all").stdout
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])

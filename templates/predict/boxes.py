@@ -17,9 +17,9 @@ from torchvision.utils import draw_bounding_boxes
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
-from training.engine.command_line import refuse
 from training.engine.evaluation import CheckpointCLI, predict
 from training.engine.interrupts import run_command
+from training.engine.parser import refuse
 from training.engine.reports import print_rows
 
 DRAWN_SCORE = 0.5  # boxes with a lower score are not drawn

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from data.data_module import MyDataModule
 from models.my_model import MyModel
-from training.engine.command_line import refuse
 from training.engine.evaluation import CheckpointCLI, predict
 from training.engine.interrupts import run_command
+from training.engine.parser import refuse
 from training.engine.reports import print_rows
 
 

@@ -18,7 +18,7 @@ except ModuleNotFoundError:
 from optuna.pruners import MedianPruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from training.engine.command_line import flag_value, refuse
+from training.engine.parser import flag_value, refuse
 from training.engine.interrupts import interrupt_signals, requeue_after, run_command
 from training.engine.run_folder import NAME
 from training.sweeps.plan import FOLD, make_plan

@@ -1,13 +1,11 @@
 """The command line: makes data module, model and trainer from `configs/config.yaml` and flags."""
 
-import sys
 from collections.abc import Callable
 from inspect import Parameter, signature
 from pathlib import Path
 from random import randrange
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -15,58 +13,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from training.engine.checkpoint_files import naming
+from training.engine.parser import ALL_HELP, Parser
 
 LOADERS = [f"{split}_dataloader" for split in ("train", "val", "test", "predict")]
-
-
-def refuse(message: str) -> NoReturn:
-    """Print an error in the options as one line and exit with status 2."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
-
-
-class Parser(LightningArgumentParser):
-    """A parser that refuses abbreviated flags, and prints an error as one line."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        refuse(f"{message} (--help lists all options)")
-
-    def take_defaults(self, content: dict[str, Any], source: Path) -> None:
-        """Use the values of a config file as defaults; an empty section keeps the defaults of the code."""
-        for section in ("trainer", "model", "data"):
-            values = content.pop(section, None) or {}
-            if not isinstance(values, dict):
-                self.error(f"{source}: {section} must be a mapping, not {values!r}")
-            content |= {f"{section}.{name}": value for name, value in values.items()}
-        for name, value in content.items():
-            try:
-                self.set_defaults({name: value})
-            except KeyError:
-                self.error(f"{source}: there is no option {name!r}")
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """Read the options of a config file; exit with status 2 if it holds anything else."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        refuse(f"{file} is not valid YAML: {error}")
-    if not isinstance(content, dict):
-        refuse(f"{file} must hold a mapping of options, such as `trainer:`")
-    return content
-
-
-def flag_value(flag: str, args: list[str]) -> str | None:
-    """Return the value of a flag; "" if the flag has no value, None if there is no such flag."""
-    for arg, following in zip(args, [*args, "-"][1:], strict=True):
-        if arg == flag:
-            return "" if following.startswith("-") else following
-        if arg.startswith(f"{flag}="):
-            return arg.removeprefix(f"{flag}=")
-    return None
 
 
 class ProjectCLI(LightningCLI):
@@ -137,6 +86,7 @@ class ProjectCLI(LightningCLI):
         parser.add_argument("--seed_everything", type=bool | int | None, default=0, help=help_)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(ALL_HELP, action="help", help="Show all options, including those of the trainer, and exit.")
         self.add_options(parser)
         parser.add_argument("--debug", action="store_true", help="Show where in the code an error comes from.")
         how = {"fail_untyped": False, "instantiate": False, "sub_configs": True}

@@ -18,8 +18,9 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from training.engine.checkpoint_files import SafeCheckpointIO, load_weights, misfit
-from training.engine.command_line import ProjectCLI, flag_value, read_config
+from training.engine.command_line import ProjectCLI
 from training.engine.interrupts import warn
+from training.engine.parser import ALL_HELP, flag_value, read_config
 from training.engine.plain_values import as_list
 from training.engine.run_folder import LOGS, newest_first
 
@@ -38,7 +39,7 @@ class CheckpointCLI(ProjectCLI):
         self, model_class: type[LightningModule], data_class: type[LightningDataModule], args: list[str] | None = None
     ) -> None:
         arguments = sys.argv[1:] if args is None else args
-        if {"-h", "--help"}.intersection(arguments):
+        if {"-h", "--help", ALL_HELP}.intersection(arguments):
             super().__init__(model_class, data_class, args, ({}, Path()), {})  # exits, without a checkpoint
         name = flag_value("--ckpt_path", arguments)
         self.ckpt_path = Path(name) if name else newest_checkpoint()

@@ -16,13 +16,14 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from training.engine.checkpoint_files import SafeCheckpointIO
 from training.engine.checkpoints import Checkpoints
-from training.engine.command_line import ProjectCLI, flag_value, read_config
+from training.engine.command_line import ProjectCLI
 from training.engine.estimate import EpochEstimate
 from training.engine.evaluation import make_evaluator, missing_for
 from training.engine.files import read_json, write_json
 from training.engine.interrupts import Interrupts, is_first_process
 from training.engine.loops import install_loops
 from training.engine.metrics_file import MetricsFile
+from training.engine.parser import flag_value, read_config
 from training.engine.plain_values import as_list, is_plain, keep_plain_hyperparameters, make_plain, without_objects
 from training.engine.processes import follow_launcher, rejoin_launcher
 from training.engine.reports import LossLogger

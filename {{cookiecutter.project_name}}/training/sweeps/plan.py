@@ -25,7 +25,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from training.engine.command_line import flag_value, read_config, refuse
+from training.engine.parser import flag_value, read_config, refuse
 from training.engine.run_folder import LOGS, ROOT
 from training.train import main as train
 

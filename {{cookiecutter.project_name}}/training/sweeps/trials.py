@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
-from training.engine.command_line import refuse
+from training.engine.parser import refuse
 from training.engine.files import read_json, write_json
 from training.engine.run_folder import ROOT, discard_run
 from training.sweeps.plan import Plan, as_flags
