@@ -27,7 +27,7 @@ class ConvNet(nn.Module):
 
     The convolutions see a window normalised with its own mean and standard deviation, and their output is converted
     back, as in RevIN, https://openreview.net/forum?id=cGDAkQo1C0p. The linear map sees the mean, too. All columns share
-    the weights. Before training, the forecast is the mean of the window, or that of a linear map after `start_linear`.
+    the weights. Before training, the forecast is the mean of the window; with `start_linear`, it is that of a linear map.
     """
 
     def __init__(self, lookback: int, horizon: int, channels: int, layers: int, dropout: float) -> None:
