@@ -27,7 +27,7 @@ class ConvNet(nn.Module):
 
     The convolutions see a window normalised with its own mean and standard deviation, and their output is converted
     back, as in RevIN, https://openreview.net/forum?id=cGDAkQo1C0p. The linear map sees the mean, too. All columns share
-    the weights. Before training, the forecast is the mean of the window; with `start_linear`, it is that of a linear map.
+    the weights. Before training, the forecast is the mean of the window.
     """
 
     def __init__(self, lookback: int, horizon: int, channels: int, layers: int, dropout: float) -> None:
@@ -44,13 +44,6 @@ class ConvNet(nn.Module):
         for layer in (last, self.linear):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-
-    @torch.no_grad()
-    def start_linear(self, weights: Tensor) -> None:
-        """Start from a linear forecast with `weights` (lookback + 1, horizon) of the steps and a constant."""
-        steps, constant = weights[:-1].T, weights[-1]
-        self.linear.weight.copy_(torch.cat([steps, steps.sum(dim=1, keepdim=True) - 1], dim=1))
-        self.linear.bias.copy_(constant)
 
     def forward(self, inputs: Tensor) -> Tensor:
         columns = inputs.transpose(1, 2).flatten(0, 1)
@@ -116,10 +109,6 @@ class MyModel(LightningModule):
         mse = {method: MeanSquaredError(num_outputs=outputs) for method in METHODS}
         self.mae: dict[str, Metric] = nn.ModuleDict(mae)  # type: ignore[assignment]
         self.mse: dict[str, Metric] = nn.ModuleDict(mse)  # type: ignore[assignment]
-
-    def setup(self, stage: str) -> None:
-        if stage == "fit":
-            self.network.start_linear(self.trainer.datamodule.linear_weights)  # type: ignore[attr-defined]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (N, lookback, C) to forecasts (N, horizon, C), float32 in the units of the columns."""
