@@ -18,8 +18,8 @@ except ModuleNotFoundError:
 from optuna.pruners import MedianPruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from training.engine.parser import flag_value, refuse
 from training.engine.interrupts import interrupt_signals, requeue_after, run_command
+from training.engine.parser import flag_value, refuse
 from training.engine.run_folder import NAME
 from training.sweeps.plan import FOLD, make_plan
 from training.sweeps.results import list_runs, show_out_of_fold, show_results

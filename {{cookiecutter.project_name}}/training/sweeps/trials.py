@@ -22,8 +22,8 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
-from training.engine.parser import refuse
 from training.engine.files import read_json, write_json
+from training.engine.parser import refuse
 from training.engine.run_folder import ROOT, discard_run
 from training.sweeps.plan import Plan, as_flags
 from training.sweeps.results import is_locked, read_rows, write_results
