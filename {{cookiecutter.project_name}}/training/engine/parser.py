@@ -27,13 +27,13 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         refuse(f"{message} ({ALL_HELP} lists all options)")
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any) -> str:
         """Describe the options; of those of the trainer, only the common ones unless all are asked for."""
         for action in self._actions:
             section, _, name = action.dest.partition(".")
             if section == "trainer" and name.partition(".")[0] not in COMMON and ALL_HELP not in sys.argv:
                 action.help = SUPPRESS
-        return super().format_help()
+        return super().format_help(*args)
 
     def take_defaults(self, content: dict[str, Any], source: Path) -> None:
         """Use the values of a config file as defaults; an empty section keeps the defaults of the code."""
