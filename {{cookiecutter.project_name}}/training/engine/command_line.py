@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from training.engine.checkpoint_files import naming
-from training.engine.parser import ALL_HELP, Parser
+from training.engine.parser import ALL_HELP, HelpAll, Parser
 
 LOADERS = [f"{split}_dataloader" for split in ("train", "val", "test", "predict")]
 
@@ -86,7 +86,7 @@ class ProjectCLI(LightningCLI):
         parser.add_argument("--seed_everything", type=bool | int | None, default=0, help=help_)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(ALL_HELP, action="help", help="Show all options, including those of the trainer, and exit.")
+        parser.add_argument(ALL_HELP, action=HelpAll, help="Show the help with all options of the trainer, and exit.")
         self.add_options(parser)
         parser.add_argument("--debug", action="store_true", help="Show where in the code an error comes from.")
         how = {"fail_untyped": False, "instantiate": False, "sub_configs": True}

@@ -1,7 +1,7 @@
 """The parser of the command line and of config files."""
 
 import sys
-from argparse import SUPPRESS, ArgumentParser
+from argparse import SUPPRESS, ArgumentParser, _HelpAction
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +18,18 @@ def refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
+class HelpAll(_HelpAction):
+    """Action of the flag that shows all options, also those that `--help` leaves out."""
+
+    def __call__(self, parser: Any, *args: Any) -> None:
+        parser.brief = False
+        super().__call__(parser, *args)
+
+
 class Parser(LightningArgumentParser):
     """A parser that refuses abbreviated flags, and prints an error as one line."""
+
+    brief = True  # whether the help leaves out options of the trainer
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
@@ -28,11 +38,13 @@ class Parser(LightningArgumentParser):
         refuse(f"{message} ({ALL_HELP} lists all options)")
 
     def format_help(self, *args: Any) -> str:
-        """Describe the options; of those of the trainer, only the common ones unless all are asked for."""
-        for action in self._actions:
-            section, _, name = action.dest.partition(".")
-            if section == "trainer" and name.partition(".")[0] not in COMMON and ALL_HELP not in sys.argv:
-                action.help = SUPPRESS
+        """Describe the options; if `brief`, only the common ones of the trainer."""
+        if self.brief and self.groups:
+            self.groups["trainer"].title = f"Common options of the trainer; {ALL_HELP} shows the others, too"
+            for action in self._actions:
+                section, _, name = action.dest.partition(".")
+                if section == "trainer" and name.partition(".")[0] not in COMMON:
+                    action.help = SUPPRESS
         return super().format_help(*args)
 
     def take_defaults(self, content: dict[str, Any], source: Path) -> None:
