@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import forked
 import pytest
@@ -140,3 +142,17 @@ def by(variants: list[str]) -> Callable[[Callable], Callable]:
 
 
 by_variant = by(VARIANTS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, of playwright or of the system."""
+    api = pytest.importorskip("playwright.sync_api", reason="pages are tested with playwright")
+    with api.sync_playwright() as playwright:
+        installed = playwright.chromium.executable_path
+        chromium = installed if Path(installed).exists() else which("chromium") or which("chromium-browser")
+        if not chromium:
+            pytest.skip("there is no Chromium to test pages with")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -166,3 +166,11 @@ def test_page_shows_the_table_of_classes(trained: Path) -> None:
     page = (trained / "report.html").read_text(encoding="utf-8")
     assert "<th>recall</th>" in page
     assert "<td>rare, &lt;b&gt;</td>" in page
+
+
+def test_page_breaks_no_name_of_a_class_on_a_narrow_screen(trained: Path, browser: Any) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.goto((trained / "report.html").as_uri())
+    heights = [page.get_by_text(text, exact=True).bounding_box()["height"] for text in ("frequent", "test/acc")]
+    page.close()
+    assert heights[0] == heights[1]

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from shutil import which
 from threading import Event
 from typing import Any
 
@@ -351,20 +350,6 @@ def test_printed_ipv6_address_can_be_opened(bake: Bake, train: Train, tmp_path: 
     with serving(bake(serving="fastapi"), train("digits-cnn").best, tmp_path, "--host=::1") as server:
         assert httpx.get(f"{server.url}/health").status_code == 200
         assert server.stop() == 143
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium, of playwright or of the system."""
-    api = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
-    with api.sync_playwright() as playwright:
-        installed = playwright.chromium.executable_path
-        chromium = installed if Path(installed).exists() else which("chromium") or which("chromium-browser")
-        if not chromium:
-            pytest.skip("there is no Chromium to test the page with")
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def read_picture(url: str) -> Image.Image:
